@@ -1,0 +1,173 @@
+//! The command line: what may be typed, and what it means.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::FromArgs;
+
+/// `--version`: version and revision.
+pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
+
+/// An out-of-process adapter for Istio's Mixer. Serves gRPC in plaintext on all
+/// addresses, and appends the metric instances it is sent to files on a volume.
+#[derive(Debug, FromArgs)]
+#[argh(
+    help_triggers("-h", "--help"),
+    note = "DURATION is a number with a unit: 500ms, 5s, 2m, 1h.",
+    note = "RUST_LOG sets what is logged: error, warn, info (the default), debug.",
+    error_code(64, "the command line is wrong"),
+    error_code(69, "the port is taken, or not ours to take"),
+    error_code(71, "the system refuses a thread or a signal handler"),
+    error_code(73, "the volume is missing or not writable"),
+    error_code(74, "records were left unwritten at the end")
+)]
+pub struct Args {
+    /// the port for gRPC; 0 takes any free one (default: 8000)
+    #[argh(positional, default = "8000")]
+    pub port: u16,
+
+    /// the directory that holds all files (default: /volume)
+    #[argh(option, arg_name = "DIR", default = "PathBuf::from(\"/volume\")")]
+    pub volume: PathBuf,
+
+    /// the file of handlers that name none (default: out.txt)
+    #[argh(option, arg_name = "PATH", default = "String::from(\"out.txt\")")]
+    pub default_file: String,
+
+    /// how long to go on accepting after SIGTERM, while endpoints are withdrawn (default: 0s)
+    #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::ZERO")]
+    pub drain_delay: Duration,
+
+    /// how long open calls and the queue may take to end after that (default: 5s)
+    #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::from_secs(5)")]
+    pub drain_timeout: Duration,
+
+    /// how long a report waits for room in the queue before it is refused (default: 2s)
+    #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::from_secs(2)")]
+    pub queue_timeout: Duration,
+
+    /// print version and revision
+    #[argh(switch)]
+    pub version: bool,
+}
+
+const SWITCHES: [&str; 2] = ["--help", "--version"];
+
+/// What became of reading the command line, other than arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Early {
+    /// Text that was asked for.
+    Text(String),
+    /// What is wrong with it, in one line.
+    Usage(String),
+}
+
+/// Reads the words after the program's name. Both `--flag value` and
+/// `--flag=value` will do.
+pub fn parse(words: impl Iterator<Item = std::ffi::OsString>) -> Result<Args, Early> {
+    let words: Result<Vec<String>, _> = words.map(std::ffi::OsString::into_string).collect();
+    let words = words.map_err(|word| Early::Usage(format!("not UTF-8: {}", word.display())))?;
+    let words: Vec<&str> = words.iter().flat_map(|word| separate(word)).collect();
+    let args = Args::from_args(&["mygrpcadapter"], &words).map_err(|exit| match exit.status {
+        Ok(()) => Early::Text(exit.output),
+        Err(()) => Early::Usage(exit.output.split_whitespace().collect::<Vec<_>>().join(" ")),
+    })?;
+    if args.version { Err(Early::Text(format!("{VERSION}\n"))) } else { Ok(args) }
+}
+
+/// `--flag=value` as two words, anything else as it is. A switch takes no value
+/// and stays joined to it, to be refused.
+fn separate(word: &str) -> impl Iterator<Item = &str> {
+    let (flag, value) = match word.split_once('=') {
+        Some((flag, value)) if flag.starts_with("--") && !SWITCHES.contains(&flag) => (flag, Some(value)),
+        _ => (word, None),
+    };
+    std::iter::once(flag).chain(value)
+}
+
+/// Reads a duration: a whole number and its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis)) {
+        Some(total) if millis > 0 && total <= 86_400_000 * 365 => Ok(Duration::from_millis(total)),
+        _ => Err(String::from("write a whole number and a unit, as in 500ms, 5s, 2m or 1h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Args, Early> {
+        parse(words.iter().map(std::ffi::OsString::from))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_walkthrough() {
+        let args = read(&[]).unwrap();
+        assert_eq!(
+            (args.port, args.volume.to_str(), &*args.default_file),
+            (8000, Some("/volume"), "out.txt")
+        );
+        assert_eq!((args.drain_delay, args.drain_timeout), (Duration::ZERO, Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn values_may_follow_or_be_joined() {
+        for words in [
+            &["9000", "--volume", "/v", "--drain-delay", "2m"][..],
+            &["--volume=/v", "--drain-delay=2m", "9000"],
+        ] {
+            let args = read(words).unwrap();
+            assert_eq!((args.port, args.volume.to_str()), (9000, Some("/v")));
+            assert_eq!(args.drain_delay, Duration::from_secs(120));
+        }
+        assert_eq!(read(&["--default-file=a=b"]).unwrap().default_file, "a=b");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        for (words, part) in [
+            (&["port"][..], "port"),
+            (&["65536"], "65536"),
+            (&["-1"], "-1"),
+            (&["1", "2"], "2"),
+            (&["--volume"], "--volume"),
+            (&["--nothing"], "--nothing"),
+            (&["--drain-delay", "5"], "500ms"),
+            (&["--drain-delay", "s"], "500ms"),
+            (&["--drain-delay", "99999999999999999999s"], "500ms"),
+            (&["--drain-delay", "18446744073709551615h"], "500ms"),
+            (&["--drain-delay="], "500ms"),
+            (&["--version=1"], "1"),
+        ] {
+            let Err(Early::Usage(text)) = read(words) else { panic!("{words:?} was taken") };
+            assert!(text.contains(part) && !text.contains('\n'), "{words:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_flag_and_version_its_revision() {
+        let Err(Early::Text(help)) = read(&["--help"]) else { panic!("no help") };
+        for flag in [
+            "[<port>]",
+            "--volume",
+            "--default-file",
+            "--drain-delay",
+            "--drain-timeout",
+            "--version",
+            "RUST_LOG",
+        ] {
+            assert!(help.contains(flag), "{flag} is missing in:\n{help}");
+        }
+        assert_eq!(read(&["--version"]).unwrap_err(), Early::Text(format!("{VERSION}\n")));
+    }
+}

@@ -1,0 +1,48 @@
+//! The program: allocator, words, logger, run, exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mygrpcadapter::cli::{self, Early};
+use mygrpcadapter::render::go;
+use mygrpcadapter::run::{StartError, run};
+
+/// musl's own malloc takes a lock and a system call where this takes neither.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(args) => args,
+        Err(Early::Text(text)) => {
+            // A reader that closed the pipe has seen what it wanted.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(Early::Usage(text)) => return refuse(&StartError::Usage(format!("{text} (see --help)"))),
+    };
+    log_to_stderr();
+    run(args).unwrap_or_else(|error| refuse(&error))
+}
+
+/// One line on stderr, whatever the log level.
+fn refuse(error: &StartError) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "mygrpcadapter: {error}");
+    ExitCode::from(error.code())
+}
+
+/// Lines of time, level and text. `RUST_LOG` sets what is shown.
+fn log_to_stderr() {
+    let environment = env_logger::Env::new().default_filter_or("info");
+    env_logger::Builder::from_env(environment)
+        .format(|out, record| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let mut line = Vec::with_capacity(128);
+            go::second(&mut line, now.as_secs() as i64);
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(line, ".{:06}Z {level} {}", now.subsec_micros(), record.args())?;
+            out.write_all(&line)
+        })
+        .init();
+}

@@ -1,0 +1,175 @@
+//! Mixer's front end: its services, from a request's bytes to an answer.
+//!
+//! All it knows of files is the name of one; all it knows of HTTP is a path.
+
+pub mod backend;
+pub mod config;
+pub mod report;
+pub mod templates;
+pub mod walk;
+pub mod wire;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::oneshot;
+use tonic::Status;
+
+use self::report::{Refusal, Report};
+use self::walk::Template;
+use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
+use crate::sink::{Failure, Outcome, Sink};
+use crate::volume::{FilePath, Volume};
+
+/// The services of this front end, by their full names.
+pub const SERVICES: [&str; 2] =
+    ["metric.HandleMetricService", "istio.mixer.adapter.model.v1beta1.InfrastructureBackend"];
+
+/// The sink, answering through channels.
+pub type ReportSink = Sink<oneshot::Sender<Outcome>>;
+
+/// A method of this front end.
+#[derive(Clone, Copy, Debug)]
+pub enum Method {
+    /// Appends the instances of a template to a file.
+    Report(&'static Template),
+    /// Says what is wrong with a handler's params.
+    Validate,
+    /// Begins a session.
+    CreateSession,
+    /// Ends a session.
+    CloseSession,
+}
+
+impl Method {
+    /// The method at a gRPC path.
+    pub fn at(path: &str) -> Option<Self> {
+        match path {
+            "/metric.HandleMetricService/HandleMetric" => Some(Self::Report(&templates::METRIC)),
+            _ => match path.strip_prefix("/istio.mixer.adapter.model.v1beta1.InfrastructureBackend/")? {
+                "Validate" => Some(Self::Validate),
+                "CreateSession" => Some(Self::CreateSession),
+                "CloseSession" => Some(Self::CloseSession),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// What requests need to be answered.
+#[derive(Debug)]
+pub struct Mixer {
+    /// Where reports go.
+    pub sink: ReportSink,
+    /// What confines their paths.
+    pub volume: Volume,
+    /// The file of handlers that name none.
+    pub default_file: FilePath,
+    /// How long a request waits for room in the queue.
+    pub queue_timeout: Duration,
+    /// How many sessions were created.
+    pub sessions: AtomicU64,
+}
+
+impl Mixer {
+    /// Answers one request.
+    pub async fn call(&self, method: Method, message: Bytes) -> Result<Bytes, Status> {
+        match method {
+            Method::Report(template) => self.report(template, message).await,
+            Method::Validate => {
+                let request = ValidateRequest::decode(message);
+                let request = request.map_err(|error| Status::invalid_argument(error.to_string()))?;
+                Ok(backend::validate(&request, &self.volume).encode_to_vec().into())
+            }
+            Method::CreateSession => {
+                let id = self.sessions.fetch_add(1, Ordering::Relaxed);
+                Ok(backend::create_session(id).encode_to_vec().into())
+            }
+            Method::CloseSession => Ok(backend::close_session().encode_to_vec().into()),
+        }
+    }
+
+    /// Renders a report into the sink and waits until it is in its file. An
+    /// empty message is the whole answer.
+    async fn report(&self, template: &Template, message: Bytes) -> Result<Bytes, Status> {
+        if !self.sink.has_room() {
+            self.wait_for_room().await?;
+        }
+        let (ticket, outcome) = oneshot::channel();
+        self.queue(template, &message, ticket).map_err(refused)?;
+        drop(message);
+        match outcome.await {
+            Ok(Ok(())) => Ok(Bytes::new()),
+            Ok(Err(failure)) => Err(failed(&failure)),
+            Err(_) => Err(Status::unavailable("shutting down before the report was written")),
+        }
+    }
+
+    fn queue(
+        &self,
+        template: &Template,
+        message: &[u8],
+        ticket: oneshot::Sender<Outcome>,
+    ) -> Result<(), Refusal> {
+        let report = Report::read(message)?;
+        let first = &*report.config.first;
+        let path = if first.is_empty() {
+            self.default_file.clone()
+        } else {
+            self.volume.resolve(first).map_err(Refusal::Config)?
+        };
+        self.sink.append(&path, ticket, |out| report.render(template, out))
+    }
+
+    async fn wait_for_room(&self) -> Result<(), Status> {
+        let room = async {
+            while !self.sink.has_room() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(self.queue_timeout, room).await;
+        waited
+            .map_err(|_| Status::resource_exhausted("the queue to the volume is full; it is slow or stalled"))
+    }
+}
+
+/// Passes outcomes from the writer on to the requests that wait, for ever.
+pub async fn deliver(mixer: &Mixer) {
+    std::future::poll_fn(|context| {
+        for (ticket, outcome) in mixer.sink.turn(context.waker()) {
+            // The caller may have gone; its report is in the file all the same.
+            let _ = ticket.send(outcome);
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+/// Mixer tells its log of any of these the same: it can't connect. The text is
+/// for whoever calls us by hand, and for Validate.
+fn refused(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Malformed(reason) => {
+            Status::invalid_argument(format!("not a request of this template: {reason}"))
+        }
+        Refusal::Config(reason) => Status::invalid_argument(reason),
+        Refusal::Instances => Status::resource_exhausted(format!(
+            "more than {} instances in one request; send fewer",
+            report::MAX_INSTANCES
+        )),
+        Refusal::Rendered => Status::resource_exhausted(format!(
+            "the request becomes more than {} bytes; send fewer instances",
+            report::MAX_RENDERED
+        )),
+    }
+}
+
+fn failed(failure: &Failure) -> Status {
+    match failure {
+        Failure::Refused(text) => Status::invalid_argument(&**text),
+        Failure::Full(text) => Status::resource_exhausted(&**text),
+        Failure::Io(text) => Status::unavailable(&**text),
+    }
+}

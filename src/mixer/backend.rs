@@ -1,0 +1,42 @@
+//! `InfrastructureBackend`: sessions that need no state, and a check of a
+//! handler's params before they are used.
+
+use super::config::{self, Any};
+use crate::pb::google::rpc::Status;
+use crate::pb::istio::mixer::adapter::model::v1beta1::{
+    CloseSessionResponse, CreateSessionResponse, ValidateRequest, ValidateResponse,
+};
+use crate::volume::Volume;
+
+const OK: i32 = 0;
+const INVALID_ARGUMENT: i32 = 3;
+
+/// What is wrong with the params of a handler, if anything.
+pub fn validate(request: &ValidateRequest, volume: &Volume) -> ValidateResponse {
+    let any = request
+        .adapter_config
+        .as_ref()
+        .map(|any| Any { type_url: any.type_url.as_bytes(), value: &any.value });
+    let verdict = config::read(any.unwrap_or_default()).and_then(|config| {
+        if config.first.is_empty() { Ok(()) } else { volume.resolve(&config.first).map(drop) }
+    });
+    let status = match verdict {
+        Ok(()) => status(OK, String::new()),
+        Err(reason) => status(INVALID_ARGUMENT, reason),
+    };
+    ValidateResponse { status: Some(status) }
+}
+
+/// A session is a name and nothing more: every request brings what it needs.
+pub fn create_session(id: u64) -> CreateSessionResponse {
+    CreateSessionResponse { session_id: format!("{id:016x}"), status: Some(status(OK, String::new())) }
+}
+
+/// Nothing to let go of.
+pub fn close_session() -> CloseSessionResponse {
+    CloseSessionResponse { status: Some(status(OK, String::new())) }
+}
+
+fn status(code: i32, message: String) -> Status {
+    Status { code, message, details: Vec::new() }
+}

@@ -1,0 +1,144 @@
+//! A handler's params, as they come with every request in `adapter_config`.
+//!
+//! Our own adapter resource brings `mygrpcadapter.config.v1.Params`. Any other
+//! package's `Params` is an operator's old resource: of that, field 1 is read,
+//! and what it means is the called service's affair.
+
+use std::borrow::Cow;
+
+use prost::Message;
+
+use super::wire::{Malformed, Reader, WireType};
+use crate::pb::mygrpcadapter::config::v1::Params;
+use crate::volume::quoted;
+
+/// The package and name of our own params.
+pub const OWN_TYPE: &str = "mygrpcadapter.config.v1.Params";
+
+/// An `Any`, borrowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Any<'a> {
+    /// Ends in `/` and the full name of the message.
+    pub type_url: &'a [u8],
+    /// The message.
+    pub value: &'a [u8],
+}
+
+impl<'a> Any<'a> {
+    /// Reads an `Any` on top of what was read before it.
+    pub fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(message);
+        while let Some(tag) = reader.tag()? {
+            match tag.field {
+                1 | 2 => tag.expect(WireType::Bytes)?,
+                _ => {
+                    reader.skip(tag)?;
+                    continue;
+                }
+            }
+            match tag.field {
+                1 => self.type_url = reader.bytes()?,
+                _ => self.value = reader.bytes()?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a handler asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config<'a> {
+    /// Field 1 of a foreign `Params`, or our own `file_path`; empty if not set.
+    pub first: Cow<'a, [u8]>,
+}
+
+/// Reads `adapter_config`. None at all, or one without a value, is a handler
+/// without params and gets the defaults.
+pub fn read<'a>(any: Any<'a>) -> Result<Config<'a>, String> {
+    if any.value.is_empty() {
+        return Ok(Config::default());
+    }
+    let name = any.type_url.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    if name == OWN_TYPE.as_bytes() {
+        let params = Params::decode(any.value).map_err(|error| undecodable(name, &error))?;
+        return Ok(Config { first: params.file_path.into_bytes().into() });
+    }
+    if name.rsplit(|byte| *byte == b'.').next() != Some(b"Params") {
+        return Err(format!(
+            "adapter_config: type {} is not a Params message; check the adapter resource",
+            quoted(name)
+        ));
+    }
+    let first = first_field(any.value).map_err(|error| undecodable(name, &error))?;
+    Ok(Config { first: first.into() })
+}
+
+fn undecodable(name: &[u8], error: &dyn std::fmt::Display) -> String {
+    format!("adapter_config: cannot decode {}: {error}; check the handler's params", quoted(name))
+}
+
+/// Field 1 of a message, as bytes.
+fn first_field(message: &[u8]) -> Result<&[u8], Malformed> {
+    let mut first = &[][..];
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        if tag.field == 1 {
+            tag.expect(WireType::Bytes)?;
+            first = reader.bytes()?;
+        } else {
+            reader.skip(tag)?;
+        }
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any<'a>(name: &'a str, value: &'a [u8]) -> Any<'a> {
+        Any { type_url: name.as_bytes(), value }
+    }
+
+    #[test]
+    fn no_value_means_defaults_whatever_the_type() {
+        for name in ["", "type.googleapis.com/a.Params", "type.googleapis.com/a.Config"] {
+            assert_eq!(read(any(name, b"")), Ok(Config::default()));
+        }
+    }
+
+    #[test]
+    fn field_1_of_any_params_is_read_and_nothing_else() {
+        for name in [
+            "type.googleapis.com/mygrpcadapter.config.v1.Params",
+            "type.googleapis.com/adapter.mygrpcadapter.config.Params",
+            "example.com/Params",
+            "Params",
+        ] {
+            let config = read(any(name, b"\x0a\x05a.txt\x52\x01x")).unwrap();
+            assert_eq!(&*config.first, b"a.txt", "{name}");
+        }
+        let latin1 = read(any("x/a.Params", b"\x0a\x02\xe9x")).unwrap();
+        assert_eq!(&*latin1.first, b"\xe9x");
+    }
+
+    #[test]
+    fn what_is_not_params_is_refused_with_a_reason() {
+        for (name, value, reason) in [
+            (
+                "type.googleapis.com/adapter.Config",
+                &b"\x0a\x01a"[..],
+                "\"adapter.Config\" is not a Params message",
+            ),
+            ("", b"\x0a\x01a", "\"\" is not a Params message"),
+            ("x/a.MyParams", b"\x0a\x01a", "is not a Params message"),
+            ("x/a.Params", b"\x0a\x05a", "cannot decode \"a.Params\": the message ends inside a field"),
+            ("x/a.Params", b"\x08\x05", "field 1 has the wrong wire type"),
+            ("x/mygrpcadapter.config.v1.Params", b"\x0a\x05a", "cannot decode"),
+            ("x/mygrpcadapter.config.v1.Params", b"\x0a\x01\xff", "cannot decode"),
+        ] {
+            let refusal = read(any(name, value)).unwrap_err();
+            assert!(refusal.contains(reason), "{name}: {refusal}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A request's bytes to records, by a table of fields per template.
+//!
+//! Nothing is copied but numbers. What appears twice follows Go's generated
+//! code: the last scalar wins, a message adds to the one before it, a member of
+//! a oneof or a map's value takes the place of the one before it.
+
+use super::wire::{Malformed, Reader, WireType};
+use crate::record::{Instant, Record, Stretch, Value};
+use crate::render::Layout;
+
+/// The field number of an instance's name, in every template.
+pub const NAME: i32 = 72_295_727;
+
+/// The most map entries one instance may have: 1.8 MB of them.
+pub const MAX_ENTRIES: usize = 32_768;
+
+/// What a field of an instance holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    String,
+    /// An int64.
+    Int,
+    /// A bool.
+    Bool,
+    /// A Value.
+    Value,
+    /// A `map<string, Value>`.
+    Map,
+    /// A TimeStamp.
+    Time,
+    /// An IPAddress.
+    Ip,
+}
+
+impl Kind {
+    /// The value of a field that wasn't sent.
+    fn unset(self) -> Value<'static> {
+        match self {
+            Self::String => Value::String(&[]),
+            Self::Int => Value::Int(0),
+            Self::Bool => Value::Bool(false),
+            Self::Map => Value::Map(Stretch::default()),
+            Self::Value | Self::Time | Self::Ip => Value::Absent,
+        }
+    }
+}
+
+/// One field of a template's instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its number on the wire.
+    pub number: i32,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// A template: where it is served, what an instance holds, how it is shown.
+#[derive(Debug)]
+pub struct Template {
+    /// The instance's fields, in the order of the layout's columns.
+    pub fields: &'static [Field],
+    /// How it is shown.
+    pub layout: Layout,
+}
+
+/// Reads one instance into `record`, in place of what it held.
+pub fn instance<'a>(record: &mut Record<'a>, fields: &[Field], message: &'a [u8]) -> Result<(), Malformed> {
+    record.begin(fields.iter().map(|field| field.kind.unset()));
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        if tag.field == NAME {
+            tag.expect(WireType::Bytes)?;
+            record.name = reader.bytes()?;
+            continue;
+        }
+        let Some(at) = fields.iter().position(|field| field.number == tag.field) else {
+            reader.skip(tag)?;
+            continue;
+        };
+        match fields[at].kind {
+            Kind::Int | Kind::Bool => tag.expect(WireType::Varint)?,
+            _ => tag.expect(WireType::Bytes)?,
+        }
+        match fields[at].kind {
+            Kind::Int => record.values[at] = Value::Int(reader.varint()? as i64),
+            Kind::Bool => record.values[at] = Value::Bool(reader.varint()? != 0),
+            Kind::String => record.values[at] = Value::String(reader.bytes()?),
+            Kind::Map => entry(record, at as u32, reader.bytes()?)?,
+            Kind::Value => {
+                let before = record.values[at];
+                record.values[at] = value(record, before, reader.bytes()?)?;
+            }
+            Kind::Time => {
+                let before = match record.values[at] {
+                    Value::Time(before) => before,
+                    _ => None,
+                };
+                record.values[at] = Value::Time(instant_in(before, reader.bytes()?)?);
+            }
+            Kind::Ip => {
+                let before = match record.values[at] {
+                    Value::Ip(before) => before,
+                    _ => &[],
+                };
+                record.values[at] = Value::Ip(text_in(before, reader.bytes()?)?);
+            }
+        }
+    }
+    record.close();
+    Ok(())
+}
+
+/// Reads one entry of a `map<string, Value>`. Go looks at no wire type here:
+/// whatever claims to be the key or the value is read as such.
+fn entry<'a>(record: &mut Record<'a>, map: u32, message: &'a [u8]) -> Result<(), Malformed> {
+    let mut reader = Reader::new(message);
+    let (mut key, mut held) = (&[][..], Value::Absent);
+    while let Some(tag) = reader.tag()? {
+        match tag.field {
+            1 => key = reader.bytes()?,
+            2 => held = value(record, Value::Absent, reader.bytes()?)?,
+            _ => reader.skip(tag)?,
+        }
+    }
+    record.push_entry(map, key, held);
+    if record.len() > MAX_ENTRIES { Err(Malformed::Entries) } else { Ok(()) }
+}
+
+/// Reads a Value: the last member wins, or what was there `before` stays.
+#[inline]
+fn value<'a>(record: &mut Record<'a>, before: Value<'a>, message: &'a [u8]) -> Result<Value<'a>, Malformed> {
+    let mut held = before;
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        tag.expect(match tag.field {
+            1 | 5..=11 => WireType::Bytes,
+            2 | 4 => WireType::Varint,
+            3 => WireType::Fixed64,
+            _ => {
+                reader.skip(tag)?;
+                continue;
+            }
+        })?;
+        held = match tag.field {
+            1 => Value::String(reader.bytes()?),
+            2 => Value::Int(reader.varint()? as i64),
+            3 => Value::Double(reader.double()?),
+            4 => Value::Bool(reader.varint()? != 0),
+            5 => Value::Ip(text_in(&[], reader.bytes()?)?),
+            6 => Value::Time(instant_in(None, reader.bytes()?)?),
+            7 => Value::Duration(instant_in(None, reader.bytes()?)?),
+            8 => Value::Email(text_in(&[], reader.bytes()?)?),
+            9 => Value::Dns(text_in(&[], reader.bytes()?)?),
+            10 => Value::Uri(text_in(&[], reader.bytes()?)?),
+            _ => Value::StringMap(string_map(record, reader.bytes()?)?),
+        };
+    }
+    Ok(held)
+}
+
+/// Reads a message whose only field is a string or bytes.
+fn text_in<'a>(before: &'a [u8], message: &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let mut text = before;
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        if tag.field == 1 {
+            tag.expect(WireType::Bytes)?;
+            text = reader.bytes()?;
+        } else {
+            reader.skip(tag)?;
+        }
+    }
+    Ok(text)
+}
+
+/// Reads a message whose only field is a Timestamp or a Duration.
+fn instant_in(before: Option<Instant>, message: &[u8]) -> Result<Option<Instant>, Malformed> {
+    let mut held = before;
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        if tag.field == 1 {
+            tag.expect(WireType::Bytes)?;
+            held = Some(instant(held.unwrap_or_default(), reader.bytes()?)?);
+        } else {
+            reader.skip(tag)?;
+        }
+    }
+    Ok(held)
+}
+
+/// Reads a Timestamp or a Duration: seconds and nanoseconds, both 1 and 2.
+fn instant(before: Instant, message: &[u8]) -> Result<Instant, Malformed> {
+    let mut held = before;
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        match tag.field {
+            1 | 2 => tag.expect(WireType::Varint)?,
+            _ => {
+                reader.skip(tag)?;
+                continue;
+            }
+        }
+        let number = reader.varint()?;
+        match tag.field {
+            1 => held.seconds = number as i64,
+            _ => held.nanos = number as i32,
+        }
+    }
+    Ok(held)
+}
+
+/// Reads a StringMap.
+fn string_map<'a>(record: &mut Record<'a>, message: &'a [u8]) -> Result<Stretch, Malformed> {
+    let start = record.pairs_len();
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        if tag.field == 1 {
+            tag.expect(WireType::Bytes)?;
+            pair(record, reader.bytes()?)?;
+        } else {
+            reader.skip(tag)?;
+        }
+    }
+    Ok(record.close_pairs(start))
+}
+
+fn pair<'a>(record: &mut Record<'a>, message: &'a [u8]) -> Result<(), Malformed> {
+    let mut reader = Reader::new(message);
+    let (mut key, mut text) = (&[][..], &[][..]);
+    while let Some(tag) = reader.tag()? {
+        match tag.field {
+            1 => key = reader.bytes()?,
+            2 => text = reader.bytes()?,
+            _ => reader.skip(tag)?,
+        }
+    }
+    record.push_pair(key, text);
+    if record.len() > MAX_ENTRIES { Err(Malformed::Entries) } else { Ok(()) }
+}

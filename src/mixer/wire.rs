@@ -1,0 +1,269 @@
+//! Protobuf's wire format, read in place and as Go's generated code reads it:
+//! long varints are fine, text is never checked, a known field of another wire
+//! type is an error, an unknown field is passed over.
+
+/// Why bytes are not a protobuf message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// The bytes end inside a field.
+    Truncated,
+    /// A varint of more than ten bytes.
+    LongVarint,
+    /// A length that no memory could hold.
+    Length,
+    /// A field number that is zero or below.
+    Tag,
+    /// An end-group tag without its start, or a wire type that doesn't exist.
+    WireType,
+    /// A field that is known, with a wire type that isn't its own.
+    Mismatch {
+        /// The field's number.
+        field: i32,
+    },
+    /// A map, or the maps of one instance, with more entries than are taken.
+    Entries,
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Truncated => f.write_str("the message ends inside a field"),
+            Self::LongVarint => f.write_str("a varint is longer than ten bytes"),
+            Self::Length => f.write_str("a length is out of range"),
+            Self::Tag => f.write_str("a field number is out of range"),
+            Self::WireType => f.write_str("a wire type is illegal where it stands"),
+            Self::Mismatch { field } => write!(f, "field {field} has the wrong wire type"),
+            Self::Entries => write!(f, "an instance has more than {} map entries", super::walk::MAX_ENTRIES),
+        }
+    }
+}
+
+/// A field's wire type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireType {
+    /// A number in base 128.
+    Varint = 0,
+    /// Eight bytes.
+    Fixed64 = 1,
+    /// A length and as many bytes.
+    Bytes = 2,
+    /// Fields up to an end-group tag.
+    StartGroup = 3,
+    /// The end of a group.
+    EndGroup = 4,
+    /// Four bytes.
+    Fixed32 = 5,
+}
+
+/// A field's tag: its number and its wire type.
+#[derive(Clone, Copy, Debug)]
+pub struct Tag {
+    /// The field number, above zero.
+    pub field: i32,
+    /// How its content is written.
+    pub wire: WireType,
+}
+
+impl Tag {
+    /// An error unless the wire type is `wire`.
+    pub fn expect(self, wire: WireType) -> Result<(), Malformed> {
+        if self.wire == wire { Ok(()) } else { Err(Malformed::Mismatch { field: self.field }) }
+    }
+}
+
+/// Reads a message from front to back.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// A reader over one message.
+    pub fn new(message: &'a [u8]) -> Self {
+        Self { rest: message }
+    }
+
+    /// The next field's tag, or `None` at the end of the message.
+    #[inline]
+    pub fn tag(&mut self) -> Result<Option<Tag>, Malformed> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        // Go cuts the number to 32 bits, signed.
+        let field = (key >> 3) as i32;
+        let wire = match key & 7 {
+            0 => WireType::Varint,
+            1 => WireType::Fixed64,
+            2 => WireType::Bytes,
+            3 => WireType::StartGroup,
+            5 => WireType::Fixed32,
+            _ => return Err(Malformed::WireType),
+        };
+        if field <= 0 {
+            return Err(Malformed::Tag);
+        }
+        Ok(Some(Tag { field, wire }))
+    }
+
+    /// A varint of one to ten bytes; what doesn't fit 64 bits falls off.
+    #[inline]
+    pub fn varint(&mut self) -> Result<u64, Malformed> {
+        match self.rest {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0;
+        for (at, byte) in self.rest.iter().take(10).enumerate() {
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if *byte < 0x80 {
+                self.rest = &self.rest[at + 1..];
+                return Ok(value);
+            }
+        }
+        Err(if self.rest.len() < 10 { Malformed::Truncated } else { Malformed::LongVarint })
+    }
+
+    /// A length and the bytes it counts.
+    #[inline]
+    pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.varint()?;
+        if length > i64::MAX as u64 {
+            return Err(Malformed::Length);
+        }
+        self.take(usize::try_from(length).map_err(|_| Malformed::Length)?)
+    }
+
+    /// Eight bytes, as a double.
+    pub fn double(&mut self) -> Result<f64, Malformed> {
+        let bytes = self.take(8)?;
+        Ok(bytes.first_chunk().map_or(0.0, |bytes| f64::from_le_bytes(*bytes)))
+    }
+
+    /// Passes over the content of a field, a group with all it holds. Groups
+    /// are counted, not entered: depth costs no stack.
+    pub fn skip(&mut self, tag: Tag) -> Result<(), Malformed> {
+        let mut depth = 0_usize;
+        let mut wire = tag.wire;
+        loop {
+            match wire {
+                WireType::Varint => drop(self.varint()?),
+                WireType::Fixed64 => drop(self.take(8)?),
+                WireType::Bytes => drop(self.bytes()?),
+                WireType::Fixed32 => drop(self.take(4)?),
+                WireType::StartGroup => depth += 1,
+                WireType::EndGroup => depth = depth.saturating_sub(1),
+            }
+            if depth == 0 {
+                return Ok(());
+            }
+            wire = self.wire_in_group()?;
+        }
+    }
+
+    /// The wire type of the next tag inside a group, where an end is legal.
+    fn wire_in_group(&mut self) -> Result<WireType, Malformed> {
+        if self.rest.is_empty() {
+            return Err(Malformed::Truncated);
+        }
+        match self.varint()? & 7 {
+            0 => Ok(WireType::Varint),
+            1 => Ok(WireType::Fixed64),
+            2 => Ok(WireType::Bytes),
+            3 => Ok(WireType::StartGroup),
+            4 => Ok(WireType::EndGroup),
+            5 => Ok(WireType::Fixed32),
+            _ => Err(Malformed::WireType),
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed::Truncated)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn varint(bytes: &[u8]) -> Result<u64, Malformed> {
+        Reader::new(bytes).varint()
+    }
+
+    #[test]
+    fn varints_may_be_padded_to_ten_bytes_and_no_more() {
+        assert_eq!(varint(&[0x14]), Ok(20));
+        assert_eq!(varint(&[0x94, 0x00]), Ok(20));
+        assert_eq!(varint(&[0x94, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00]), Ok(20));
+        assert_eq!(varint(&[0xff; 9].iter().copied().chain([0x01]).collect::<Vec<_>>()), Ok(u64::MAX));
+        // The tenth byte's upper bits fall off, as in Go.
+        assert_eq!(varint(&[0xff; 9].iter().copied().chain([0x7f]).collect::<Vec<_>>()), Ok(u64::MAX));
+        assert_eq!(varint(&[0x80; 11]), Err(Malformed::LongVarint));
+        assert_eq!(varint(&[0x80; 9]), Err(Malformed::Truncated));
+        assert_eq!(varint(&[]), Err(Malformed::Truncated));
+    }
+
+    #[test]
+    fn unknown_fields_of_every_wire_type_are_passed_over() {
+        for (name, bytes) in [
+            ("varint", &[0x38, 0x96, 0x01][..]),
+            ("fixed64", &[0x39, 1, 2, 3, 4, 5, 6, 7, 8]),
+            ("bytes", &[0x3a, 0x02, 1, 2]),
+            ("group", &[0x3b, 0x08, 0x01, 0x13, 0x0a, 0x01, 0xff, 0x14, 0x3c]),
+            ("fixed32", &[0x3d, 1, 2, 3, 4]),
+        ] {
+            let mut reader = Reader::new(bytes);
+            let tag = reader.tag().unwrap().unwrap();
+            assert_eq!((tag.field, reader.skip(tag)), (7, Ok(())), "{name}");
+            assert!(reader.rest.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_an_error_wherever_the_cut_is() {
+        for whole in [
+            &[0x3a, 0x02, 1, 2][..],
+            &[0x39, 1, 2, 3, 4, 5, 6, 7, 8],
+            &[0x3b, 0x08, 0x01, 0x3c],
+            &[0x38, 0x80, 0x01],
+        ] {
+            for end in 1..whole.len() {
+                let mut reader = Reader::new(&whole[..end]);
+                let outcome = reader.tag().and_then(|tag| reader.skip(tag.unwrap()));
+                assert_eq!(outcome, Err(Malformed::Truncated), "{whole:?} cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn illegal_tags_are_errors() {
+        for (bytes, error) in [
+            (&[0x0f][..], Malformed::WireType),
+            (&[0x0e], Malformed::WireType),
+            (&[0x0c], Malformed::WireType),
+            (&[0x00], Malformed::Tag),
+            (&[0x80, 0x80, 0x80, 0x80, 0x40], Malformed::Tag),
+        ] {
+            assert_eq!(Reader::new(bytes).tag().err(), Some(error), "{bytes:?}");
+        }
+        let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        assert_eq!(Reader::new(&huge).bytes(), Err(Malformed::Length));
+    }
+
+    #[test]
+    fn groups_may_be_nested_as_deep_as_the_message_is_long() {
+        let deep = [vec![0x3b; 100_000], vec![0x3c; 100_000]].concat();
+        let mut reader = Reader::new(&deep);
+        let tag = reader.tag().unwrap().unwrap();
+        assert_eq!(reader.skip(tag), Ok(()));
+    }
+}

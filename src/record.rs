@@ -1,0 +1,234 @@
+//! One instance of a template, borrowed from the bytes it came in.
+//!
+//! Front ends fill a [`Record`], renderers read it. Nothing here knows of a wire
+//! protocol, and no text is checked: strings are the sender's bytes as they are.
+
+/// Seconds and nanoseconds, signed and unchecked, as protobuf carries a
+/// duration or a time since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Instant {
+    /// Whole seconds.
+    pub seconds: i64,
+    /// Nanoseconds on top; a sane sender keeps them within a second.
+    pub nanos: i32,
+}
+
+/// One typed value.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Value<'a> {
+    /// Not sent, or sent without a member set.
+    #[default]
+    Absent,
+    /// A string, most often UTF-8.
+    String(&'a [u8]),
+    /// A whole number.
+    Int(i64),
+    /// A floating-point number.
+    Double(f64),
+    /// A truth value.
+    Bool(bool),
+    /// An address in network order: 4 or 16 bytes from a sane sender.
+    Ip(&'a [u8]),
+    /// A moment; `None` where the message came without its inner part.
+    Time(Option<Instant>),
+    /// A span of time; `None` as for a moment.
+    Duration(Option<Instant>),
+    /// An e-mail address.
+    Email(&'a [u8]),
+    /// A DNS name.
+    Dns(&'a [u8]),
+    /// A URI.
+    Uri(&'a [u8]),
+    /// A map of strings: a stretch of the record's pairs.
+    StringMap(Stretch),
+    /// A map of values: a stretch of the record's entries.
+    Map(Stretch),
+}
+
+/// A part of one of the record's lists, from `start` up to `end`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stretch {
+    start: u32,
+    end: u32,
+}
+
+/// One entry of a map of values.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// The entry's key.
+    pub key: &'a [u8],
+    /// The entry's value.
+    pub value: Value<'a>,
+    /// The key's first eight bytes as a number: most comparisons end here.
+    prefix: u64,
+    /// Which of the record's maps it belongs to.
+    map: u32,
+}
+
+/// One instance: its name, the values of its template's fields, and the lists
+/// that its maps point into. Kept and cleared rather than made anew, so that a
+/// request allocates once and not per instance.
+#[derive(Debug, Default)]
+pub struct Record<'a> {
+    /// The full name, `NAME.instance.NAMESPACE`.
+    pub name: &'a [u8],
+    /// One value per field of the template, in the order of its table.
+    pub values: Vec<Value<'a>>,
+    entries: Vec<Entry<'a>>,
+    pairs: Vec<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a> Record<'a> {
+    /// Forgets the last instance and begins one whose fields are `unset`.
+    pub fn begin(&mut self, unset: impl Iterator<Item = Value<'a>>) {
+        self.name = &[];
+        self.values.clear();
+        self.values.extend(unset);
+        self.entries.clear();
+        self.pairs.clear();
+    }
+
+    /// How many map entries and pairs it holds, for a cap on them.
+    pub fn len(&self) -> usize {
+        self.entries.len() + self.pairs.len()
+    }
+
+    /// Whether no map has an entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds an entry to the map in field `map`.
+    pub fn push_entry(&mut self, map: u32, key: &'a [u8], value: Value<'a>) {
+        self.entries.push(Entry { key, value, prefix: prefix(key), map });
+    }
+
+    /// Adds a pair for the string map that is being read.
+    pub fn push_pair(&mut self, key: &'a [u8], value: &'a [u8]) {
+        self.pairs.push((key, value));
+    }
+
+    /// The pairs added since there were `start` of them: sorted by key, the last
+    /// of equal keys kept.
+    pub fn close_pairs(&mut self, start: usize) -> Stretch {
+        self.pairs[start..].sort_by_key(|pair| pair.0);
+        keep_last(&mut self.pairs, start, |a, b| a.0 == b.0);
+        stretch(start, self.pairs.len())
+    }
+
+    /// How many pairs there are: the `start` of the next string map.
+    pub fn pairs_len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Ends the record: sorts the entries by map and key, keeps the last of
+    /// equal keys, and points the maps' values at their stretches.
+    pub fn close(&mut self) {
+        self.entries.sort_by(|a, b| (a.map, a.prefix).cmp(&(b.map, b.prefix)).then_with(|| a.key.cmp(b.key)));
+        keep_last(&mut self.entries, 0, |a, b| a.prefix == b.prefix && a.map == b.map && a.key == b.key);
+        let mut start = 0;
+        while let Some(first) = self.entries.get(start) {
+            let map = first.map;
+            let of_map = self.entries[start..].iter().take_while(|e| e.map == map).count();
+            if let Some(value) = self.values.get_mut(map as usize) {
+                *value = Value::Map(stretch(start, start + of_map));
+            }
+            start += of_map;
+        }
+    }
+
+    /// The entries of a map, sorted by key.
+    pub fn entries(&self, stretch: Stretch) -> &[Entry<'a>] {
+        self.entries.get(stretch.start as usize..stretch.end as usize).unwrap_or_default()
+    }
+
+    /// The pairs of a string map, sorted by key.
+    pub fn pairs(&self, stretch: Stretch) -> &[(&'a [u8], &'a [u8])] {
+        self.pairs.get(stretch.start as usize..stretch.end as usize).unwrap_or_default()
+    }
+
+    /// The value that the map in field `map` has for `key`.
+    pub fn lookup(&self, map: usize, key: &[u8]) -> Value<'a> {
+        let Some(Value::Map(stretch)) = self.values.get(map) else { return Value::Absent };
+        let found = self.entries(*stretch).iter().find(|entry| entry.key == key);
+        found.map_or(Value::Absent, |entry| entry.value)
+    }
+}
+
+/// The first eight bytes, as a number that sorts as they do.
+fn prefix(key: &[u8]) -> u64 {
+    if let Some(first) = key.first_chunk::<8>() {
+        return u64::from_be_bytes(*first);
+    }
+    let mut padded = [0; 8];
+    padded[..key.len()].copy_from_slice(key);
+    u64::from_be_bytes(padded)
+}
+
+/// Drops every element from `start` on that the next one repeats.
+fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(&T, &T) -> bool) {
+    let mut kept = start;
+    for at in start..list.len() {
+        if list.get(at + 1).is_some_and(|next| same(&list[at], next)) {
+            continue;
+        }
+        list[kept] = list[at];
+        kept += 1;
+    }
+    list.truncate(kept);
+}
+
+/// Lists are capped far below 2^32 by whoever fills them.
+fn stretch(start: usize, end: usize) -> Stretch {
+    Stretch { start: start as u32, end: end as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys<'a>(record: &Record<'a>, map: usize) -> Vec<(&'a [u8], Value<'a>)> {
+        let Value::Map(stretch) = record.values[map] else { return Vec::new() };
+        record.entries(stretch).iter().map(|e| (e.key, e.value)).collect()
+    }
+
+    #[test]
+    fn maps_are_sorted_bytewise_and_the_last_of_equal_keys_wins() {
+        let mut record = Record::default();
+        record.begin([Value::Absent; 3].into_iter());
+        for (map, key, value) in [
+            (2, "b", 1),
+            (1, "a-long-key-2", 2),
+            (2, "a", 3),
+            (1, "a-long-key-1", 4),
+            (2, "b", 5),
+            (1, "a-long-key", 6),
+            (1, "a", 7),
+            (1, "a\0", 8),
+        ] {
+            record.push_entry(map, key.as_bytes(), Value::Int(value));
+        }
+        record.close();
+        let first: Vec<_> = keys(&record, 1);
+        let texts: Vec<&[u8]> = first.iter().map(|e| e.0).collect();
+        assert_eq!(texts, [&b"a"[..], b"a\0", b"a-long-key", b"a-long-key-1", b"a-long-key-2"]);
+        let second = keys(&record, 2);
+        assert_eq!(second, [(&b"a"[..], Value::Int(3)), (&b"b"[..], Value::Int(5))]);
+        assert_eq!(record.values[0], Value::Absent);
+        assert_eq!(record.lookup(2, b"b"), Value::Int(5));
+        assert_eq!(record.lookup(2, b"c"), Value::Absent);
+    }
+
+    #[test]
+    fn string_maps_follow_the_same_rules() {
+        let mut record = Record::default();
+        record.begin([Value::Absent].into_iter());
+        record.push_pair(b"z", b"other map");
+        let start = record.pairs_len();
+        for (key, value) in [("b", "1"), ("a", "2"), ("b", "3")] {
+            record.push_pair(key.as_bytes(), value.as_bytes());
+        }
+        let stretch = record.close_pairs(start);
+        assert_eq!(record.pairs(stretch), [(&b"a"[..], &b"2"[..]), (b"b", b"3")]);
+    }
+}

@@ -1,0 +1,330 @@
+//! Numbers, durations and times as Go prints them.
+
+use std::io::Write;
+
+use crate::record::Instant;
+
+const NANOS: i64 = 1_000_000_000;
+/// The first second of the year 1, and of the year 10000.
+const YEAR_1: i64 = -62_135_596_800;
+const YEAR_10000: i64 = 253_402_300_800;
+/// What google.protobuf.Duration allows: about 10,000 years either way.
+const MAX_DURATION_SECONDS: u64 = 315_576_000_000;
+
+/// A decimal integer.
+pub fn int(out: &mut Vec<u8>, value: i64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// A `float64` by `%v`: the shortest digits that round-trip, plain from 1e-4 up
+/// to below 1e6, else with an exponent of two digits at least.
+pub fn float(out: &mut Vec<u8>, value: f64) {
+    if !value.is_finite() {
+        let text = if value.is_nan() {
+            "NaN"
+        } else if value > 0.0 {
+            "+Inf"
+        } else {
+            "-Inf"
+        };
+        return out.extend_from_slice(text.as_bytes());
+    }
+    let whole = value as i64;
+    if whole as f64 == value && whole.unsigned_abs() < 1_000_000 && (whole != 0 || !value.is_sign_negative())
+    {
+        return int(out, whole);
+    }
+    let start = out.len();
+    // `d.ddde-5`: std's shortest digits, in the form with an exponent.
+    let _ = write!(out, "{value:e}");
+    let Some(e) = out[start..].iter().position(|byte| *byte == b'e').map(|at| start + at) else { return };
+    let exponent = std::str::from_utf8(&out[e + 1..]).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    out.truncate(e);
+    if (-4..=5).contains(&exponent) {
+        plain(out, start, exponent);
+    } else {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        let _ = write!(out, "e{sign}{:02}", exponent.unsigned_abs());
+    }
+}
+
+/// Moves the point of the `d.ddd` at `start` by `exponent` places.
+fn plain(out: &mut Vec<u8>, start: usize, exponent: i32) {
+    let first = start + usize::from(out[start] == b'-');
+    if out.len() > first + 1 {
+        out.remove(first + 1);
+    }
+    if exponent < 0 {
+        let lead = &b"0.000"[..1 + exponent.unsigned_abs() as usize];
+        out.splice(first..first, lead.iter().copied());
+        return;
+    }
+    let point = first + 1 + exponent as usize;
+    while out.len() < point {
+        out.push(b'0');
+    }
+    if out.len() > point {
+        out.insert(point, b'.');
+    }
+}
+
+/// A `google.protobuf.Duration`: `1h30m0s`, `34.547407ms`, `1.5µs`, `0s`.
+pub fn duration(out: &mut Vec<u8>, value: Option<Instant>) {
+    match value.map(checked_nanos) {
+        None => out.extend_from_slice(b"(duration: nil types.Duration)"),
+        Some(Ok(nanos)) => span(out, nanos),
+        Some(Err(reason)) => misfit(out, "duration", "Duration", value, reason),
+    }
+}
+
+/// The nanoseconds of a duration that Go can hold, or what is wrong with it.
+fn checked_nanos(value: Instant) -> Result<i64, &'static str> {
+    let Instant { seconds, nanos } = value;
+    if seconds.unsigned_abs() > MAX_DURATION_SECONDS {
+        return Err(": seconds out of range");
+    }
+    if i64::from(nanos).abs() >= NANOS {
+        return Err(": nanos out of range");
+    }
+    if (seconds < 0 && nanos > 0) || (seconds > 0 && nanos < 0) {
+        return Err(": seconds and nanos have different signs");
+    }
+    let whole = seconds.checked_mul(NANOS).and_then(|whole| whole.checked_add(i64::from(nanos)));
+    whole.ok_or(" is out of range for time.Duration")
+}
+
+/// What Go prints for a message it can't turn into a time of its own. Its
+/// generated code qualifies the first mention of the type, already qualified.
+fn misfit(out: &mut Vec<u8>, what: &str, kind: &str, value: Option<Instant>, reason: &str) {
+    let Instant { seconds, nanos } = value.unwrap_or_default();
+    let _ = write!(out, "({what}: &types.types.{kind}{{Seconds: {seconds},\nNanos: {nanos},\n}}{reason})");
+}
+
+/// Nanoseconds as a Go duration: below a second in the largest unit that leaves
+/// a whole part, from a second on in hours, minutes and seconds.
+fn span(out: &mut Vec<u8>, nanos: i64) {
+    if nanos == 0 {
+        return out.extend_from_slice(b"0s");
+    }
+    if nanos < 0 {
+        out.push(b'-');
+    }
+    let nanos = nanos.unsigned_abs();
+    let (unit, places, name) = match nanos {
+        0..1_000 => (1, 0, "ns"),
+        1_000..1_000_000 => (1_000, 3, "µs"),
+        1_000_000..1_000_000_000 => (1_000_000, 6, "ms"),
+        _ => (1_000_000_000, 9, "s"),
+    };
+    let mut whole = nanos / unit;
+    if places == 9 {
+        if whole >= 3600 {
+            int(out, (whole / 3600) as i64);
+            out.push(b'h');
+        }
+        if whole >= 60 {
+            int(out, (whole / 60 % 60) as i64);
+            out.push(b'm');
+        }
+        whole %= 60;
+    }
+    int(out, whole as i64);
+    fraction(out, nanos % unit, places);
+    out.extend_from_slice(name.as_bytes());
+}
+
+/// `.` and `places` digits of a fraction, without the zeros at its end.
+fn fraction(out: &mut Vec<u8>, mut value: u64, places: usize) {
+    if value == 0 {
+        return;
+    }
+    let mut digits = [b'0'; 9];
+    for digit in digits[..places].iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    let used = places - digits[..places].iter().rev().take_while(|digit| **digit == b'0').count();
+    out.push(b'.');
+    out.extend_from_slice(&digits[..used]);
+}
+
+/// A `google.protobuf.Timestamp` in RFC 3339: UTC, up to nine places of a
+/// second, none where they are zero.
+pub fn timestamp(out: &mut Vec<u8>, value: Option<Instant>) {
+    let Some(Instant { seconds, nanos }) = value else {
+        return out.extend_from_slice(b"(timestamp: nil types.Timestamp)");
+    };
+    if seconds < YEAR_1 {
+        misfit(out, "timestamp", "Timestamp", value, " before 0001-01-01");
+    } else if seconds >= YEAR_10000 {
+        misfit(out, "timestamp", "Timestamp", value, " after 10000-01-01");
+    } else if !(0..NANOS).contains(&i64::from(nanos)) {
+        misfit(out, "timestamp", "Timestamp", value, ": nanos not in range [0, 1e9)");
+    } else {
+        second(out, seconds);
+        fraction(out, nanos as u64, 9);
+        out.push(b'Z');
+    }
+}
+
+/// A second since 1970 as `2006-01-02T15:04:05`, within the years 1 to 9999.
+pub fn second(out: &mut Vec<u8>, seconds: i64) {
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (year, month, day) = civil(days);
+    digits(out, year, 4);
+    for (mark, number) in
+        [(b'-', month), (b'-', day), (b'T', of_day / 3600), (b':', of_day / 60 % 60), (b':', of_day % 60)]
+    {
+        out.push(mark);
+        digits(out, number, 2);
+    }
+}
+
+/// The date of a day counted from 1970-01-01, by the 400-year cycle of 146,097
+/// days, with years that begin in March so that the leap day comes last.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+/// A number of at most four digits, padded with zeros to `width`.
+pub fn digits(out: &mut Vec<u8>, value: i64, width: usize) {
+    let mut text = [b'0'; 4];
+    let mut rest = value.unsigned_abs();
+    for digit in text[..width].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    out.extend_from_slice(&text[..width]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = b"x".to_vec();
+        write(&mut out);
+        String::from_utf8(out).unwrap()[1..].to_owned()
+    }
+
+    #[test]
+    fn floats_are_the_shortest_and_change_form_where_go_does() {
+        for (value, expected) in [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (1.0, "1"),
+            (-1.0, "-1"),
+            (0.5, "0.5"),
+            (-2.5, "-2.5"),
+            (100000.0, "100000"),
+            (999999.0, "999999"),
+            (999999.9, "999999.9"),
+            (100000.25, "100000.25"),
+            (1e6, "1e+06"),
+            (-1e6, "-1e+06"),
+            (1234567.0, "1.234567e+06"),
+            (1234567.5, "1.2345675e+06"),
+            (123456789.0, "1.23456789e+08"),
+            (0.0001, "0.0001"),
+            (0.00012345, "0.00012345"),
+            (0.00001, "1e-05"),
+            (0.000012345, "1.2345e-05"),
+            (1e21, "1e+21"),
+            (1e100, "1e+100"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e+308"),
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "+Inf"),
+            (f64::NEG_INFINITY, "-Inf"),
+            (12.034, "12.034"),
+            (0.034547407, "0.034547407"),
+            (9007199254740993.0, "9.007199254740992e+15"),
+        ] {
+            assert_eq!(text(|out| float(out, value)), expected);
+        }
+    }
+
+    #[test]
+    fn durations_are_go_durations() {
+        for (seconds, nanos, expected) in [
+            (0, 0, "0s"),
+            (0, 1, "1ns"),
+            (0, 1_500, "1.5µs"),
+            (0, 34_547_407, "34.547407ms"),
+            (0, 999_000, "999µs"),
+            (1, 500_000_000, "1.5s"),
+            (60, 0, "1m0s"),
+            (5400, 0, "1h30m0s"),
+            (360_000, 0, "100h0m0s"),
+            (-1, 0, "-1s"),
+            (-1, -500_000_000, "-1.5s"),
+            (0, -1, "-1ns"),
+            (3661, 1, "1h1m1.000000001s"),
+            (9_223_369_200, 0, "2562047h0m0s"),
+            (9_223_372_036, 854_775_807, "2562047h47m16.854775807s"),
+            (-9_223_372_036, -854_775_808, "-2562047h47m16.854775808s"),
+        ] {
+            assert_eq!(text(|out| duration(out, Some(Instant { seconds, nanos }))), expected);
+        }
+        assert_eq!(text(|out| duration(out, None)), "(duration: nil types.Duration)");
+    }
+
+    #[test]
+    fn durations_out_of_range_say_so() {
+        for (seconds, nanos, reason) in [
+            (315_576_000_001, 0, ": seconds out of range"),
+            (i64::MIN, 0, ": seconds out of range"),
+            (0, 1_000_000_000, ": nanos out of range"),
+            (1, -1, ": seconds and nanos have different signs"),
+            (9_223_372_036, 854_775_808, " is out of range for time.Duration"),
+        ] {
+            let expected = format!(
+                "(duration: &types.types.Duration{{Seconds: {seconds},\nNanos: {nanos},\n}}{reason})"
+            );
+            assert_eq!(text(|out| duration(out, Some(Instant { seconds, nanos }))), expected);
+        }
+    }
+
+    #[test]
+    fn timestamps_are_rfc_3339() {
+        for (seconds, nanos, expected) in [
+            (0, 0, "1970-01-01T00:00:00Z"),
+            (1_550_718_339, 955_797_905, "2019-02-21T03:05:39.955797905Z"),
+            (1_538_912_940, 120_000_000, "2018-10-07T11:49:00.12Z"),
+            (951_782_400, 0, "2000-02-29T00:00:00Z"),
+            (YEAR_1, 0, "0001-01-01T00:00:00Z"),
+            (YEAR_10000 - 1, 999_999_999, "9999-12-31T23:59:59.999999999Z"),
+            (-1, 1, "1969-12-31T23:59:59.000000001Z"),
+            (4_107_542_399, 0, "2100-02-28T23:59:59Z"),
+        ] {
+            assert_eq!(text(|out| timestamp(out, Some(Instant { seconds, nanos }))), expected);
+        }
+        assert_eq!(text(|out| timestamp(out, None)), "(timestamp: nil types.Timestamp)");
+        let early = text(|out| timestamp(out, Some(Instant { seconds: YEAR_1 - 1, nanos: 0 })));
+        assert_eq!(
+            early,
+            "(timestamp: &types.types.Timestamp{Seconds: -62135596801,\nNanos: 0,\n} before 0001-01-01)"
+        );
+    }
+
+    #[test]
+    fn every_day_of_eight_centuries_follows_the_last() {
+        let mut last = civil(-146_097);
+        for day in -146_096..146_097 {
+            let (year, month, of_month) = civil(day);
+            let expected_next = of_month == last.2 + 1 && (year, month) == (last.0, last.1);
+            let new_month = of_month == 1 && (last.2 >= 28) && (month == last.1 % 12 + 1);
+            assert!(expected_next || new_month, "day {day}: {last:?} then {:?}", (year, month, of_month));
+            last = (year, month, of_month);
+        }
+        assert_eq!(civil(0), (1970, 1, 1));
+    }
+}

@@ -1,0 +1,101 @@
+//! The walkthrough's text, byte for byte: a head per request, a block per
+//! instance, values as Go's `%v` prints them.
+
+use super::{Layout, go};
+use crate::record::{Entry, Record, Stretch, Value};
+
+/// What comes before the instances of a request. `file_path` is the handler's
+/// own text, as received.
+pub fn head(out: &mut Vec<u8>, layout: &Layout, file_path: &[u8]) {
+    put(out, &[layout.call.as_bytes(), b" invoked with:\n  Adapter config: &Params{FilePath:", file_path]);
+    out.extend_from_slice(b",}\n  Instances: ");
+}
+
+/// One instance. Nothing parts it from the next.
+pub fn instance(out: &mut Vec<u8>, layout: &Layout, record: &Record) {
+    put(out, &[b"'", record.name, b"':\n  {\n"]);
+    for (column, shown) in layout.columns.iter().zip(&record.values) {
+        if !column.label.is_empty() {
+            put(out, &[b"\t\t", column.label.as_bytes(), b" = "]);
+            value(out, record, *shown);
+            out.push(b'\n');
+        }
+    }
+    out.extend_from_slice(b"  }");
+}
+
+/// What comes after the last instance of a request.
+pub fn tail(out: &mut Vec<u8>) {
+    out.push(b'\n');
+}
+
+fn value(out: &mut Vec<u8>, record: &Record, shown: Value) {
+    match shown {
+        Value::Absent => out.extend_from_slice(b"<nil>"),
+        Value::String(text) => out.extend_from_slice(text),
+        Value::Int(number) => go::int(out, number),
+        Value::Double(number) => go::float(out, number),
+        Value::Bool(true) => out.extend_from_slice(b"&Value_BoolValue{BoolValue:true,}"),
+        Value::Bool(false) => out.extend_from_slice(b"&Value_BoolValue{BoolValue:false,}"),
+        Value::Ip(bytes) => {
+            out.extend_from_slice(b"&Value_IpAddressValue{IpAddressValue:&IPAddress{Value:[");
+            octets(out, bytes);
+            out.extend_from_slice(b"],},}");
+        }
+        Value::Time(moment) => {
+            out.extend_from_slice(b"&Value_TimestampValue{TimestampValue:&TimeStamp{Value:");
+            go::timestamp(out, moment);
+            out.extend_from_slice(b",},}");
+        }
+        Value::Duration(span) => {
+            out.extend_from_slice(b"&Value_DurationValue{DurationValue:&Duration{Value:");
+            go::duration(out, span);
+            out.extend_from_slice(b",},}");
+        }
+        Value::Email(text) => {
+            put(out, &[b"&Value_EmailAddressValue{EmailAddressValue:&EmailAddress{Value:", text, b",},}"]);
+        }
+        Value::Dns(text) => put(out, &[b"&Value_DnsNameValue{DnsNameValue:&DNSName{Value:", text, b",},}"]),
+        Value::Uri(text) => put(out, &[b"&Value_UriValue{UriValue:&Uri{Value:", text, b",},}"]),
+        Value::StringMap(pairs) => string_map(out, record, pairs),
+        Value::Map(entries) => map(out, record, record.entries(entries)),
+    }
+}
+
+/// `map[key:value key:value]`.
+fn map(out: &mut Vec<u8>, record: &Record, entries: &[Entry]) {
+    out.extend_from_slice(b"map[");
+    for (at, entry) in entries.iter().enumerate() {
+        if at > 0 {
+            out.push(b' ');
+        }
+        out.extend_from_slice(entry.key);
+        out.push(b':');
+        value(out, record, entry.value);
+    }
+    out.push(b']');
+}
+
+fn string_map(out: &mut Vec<u8>, record: &Record, pairs: Stretch) {
+    out.extend_from_slice(b"&Value_StringMapValue{StringMapValue:&StringMap{Value:map[string]string{");
+    for (key, text) in record.pairs(pairs) {
+        put(out, &[key, b": ", text, b","]);
+    }
+    out.extend_from_slice(b"},},}");
+}
+
+/// `10 32 0 34`.
+fn octets(out: &mut Vec<u8>, bytes: &[u8]) {
+    for (at, byte) in bytes.iter().enumerate() {
+        if at > 0 {
+            out.push(b' ');
+        }
+        go::int(out, i64::from(*byte));
+    }
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}

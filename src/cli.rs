@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::render::Format;
+
 /// `--version`: version and revision.
 pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
 
@@ -33,6 +35,10 @@ pub struct Args {
     /// the file of handlers that name none (default: out.txt)
     #[argh(option, arg_name = "PATH", default = "String::from(\"out.txt\")")]
     pub default_file: String,
+
+    /// what records look like where the handler doesn't say: text or json (default: text)
+    #[argh(option, arg_name = "FORMAT", from_str_fn(format), default = "Format::Text")]
+    pub format: Format,
 
     /// how long to go on accepting after SIGTERM, while endpoints are withdrawn (default: 0s)
     #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::ZERO")]
@@ -99,6 +105,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     match number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis)) {
         Some(total) if millis > 0 && total <= 86_400_000 * 365 => Ok(Duration::from_millis(total)),
         _ => Err(String::from("write a whole number and a unit, as in 500ms, 5s, 2m or 1h")),
+    }
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err(String::from("write text or json")),
     }
 }
 

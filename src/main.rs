@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mygrpcadapter::cli::{self, Early};
 use mygrpcadapter::render::go;
@@ -37,11 +36,10 @@ fn log_to_stderr() {
     let environment = env_logger::Env::new().default_filter_or("info");
     env_logger::Builder::from_env(environment)
         .format(|out, record| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let mut line = Vec::with_capacity(128);
-            go::second(&mut line, now.as_secs() as i64);
+            go::now(&mut line);
             let level = record.level().as_str().to_ascii_lowercase();
-            writeln!(line, ".{:06}Z {level} {}", now.subsec_micros(), record.args())?;
+            writeln!(line, " {level} {}", record.args())?;
             out.write_all(&line)
         })
         .init();

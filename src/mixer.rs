@@ -20,6 +20,7 @@ use tonic::Status;
 use self::report::{Refusal, Report};
 use self::walk::Template;
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
+use crate::render::Format;
 use crate::sink::{Failure, Outcome, Sink};
 use crate::volume::{FilePath, Volume};
 
@@ -67,6 +68,8 @@ pub struct Mixer {
     pub volume: Volume,
     /// The file of handlers that name none.
     pub default_file: FilePath,
+    /// What records look like where the handler doesn't say.
+    pub format: Format,
     /// How long a request waits for room in the queue.
     pub queue_timeout: Duration,
     /// How many sessions were created.
@@ -114,13 +117,12 @@ impl Mixer {
         ticket: oneshot::Sender<Outcome>,
     ) -> Result<(), Refusal> {
         let report = Report::read(message)?;
-        let first = &*report.config.first;
-        let path = if first.is_empty() {
-            self.default_file.clone()
-        } else {
-            self.volume.resolve(first).map_err(Refusal::Config)?
+        let path = match report.config.file_path() {
+            b"" => self.default_file.clone(),
+            text => self.volume.resolve(text).map_err(Refusal::Config)?,
         };
-        self.sink.append(&path, ticket, |out| report.render(template, out))
+        let format = report.config.format().unwrap_or(self.format);
+        self.sink.append(&path, ticket, |out| report.render(template, format, out))
     }
 
     async fn wait_for_room(&self) -> Result<(), Status> {

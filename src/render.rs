@@ -4,6 +4,7 @@
 //! of [`Column`]s; what it holds comes in as a [`Record`](crate::record::Record).
 
 pub mod go;
+pub mod json;
 pub mod text;
 
 /// How one field of a template is shown.
@@ -20,6 +21,18 @@ pub struct Column {
 pub struct Layout {
     /// The method that brought it, as in `HandleMetric`.
     pub call: &'static str,
+    /// The template's name, as in `metric`.
+    pub template: &'static str,
     /// One column per value of the record.
     pub columns: &'static [Column],
+}
+
+/// What records look like in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// The walkthrough's text.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
 }

@@ -71,7 +71,16 @@ pub fn run(args: Args) -> Result<ExitCode, StartError> {
     let runtime =
         runtime.map_err(|error| StartError::System(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
-        let Args { port, volume, default_file, drain_delay, drain_timeout, queue_timeout, version: _ } = args;
+        let Args {
+            port,
+            volume,
+            default_file,
+            format,
+            drain_delay,
+            drain_timeout,
+            queue_timeout,
+            version: _,
+        } = args;
         let volume = open_volume(&volume)?;
         let default_file = volume.resolve(default_file.as_bytes());
         let default_file =
@@ -83,7 +92,7 @@ pub fn run(args: Args) -> Result<ExitCode, StartError> {
         let sink = Sink::start(volume.clone(), QUEUE_BYTES)
             .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
         let sessions = AtomicU64::new(0);
-        let mixer = Arc::new(Mixer { sink, volume, default_file, queue_timeout, sessions });
+        let mixer = Arc::new(Mixer { sink, volume, default_file, format, queue_timeout, sessions });
         Ok(serve(Bound { listener, mixer, signals }, drain_delay, drain_timeout).await)
     })
 }

@@ -17,8 +17,9 @@ pub fn validate(request: &ValidateRequest, volume: &Volume) -> ValidateResponse 
         .adapter_config
         .as_ref()
         .map(|any| Any { type_url: any.type_url.as_bytes(), value: &any.value });
-    let verdict = config::read(any.unwrap_or_default()).and_then(|config| {
-        if config.first.is_empty() { Ok(()) } else { volume.resolve(&config.first).map(drop) }
+    let verdict = config::read(any.unwrap_or_default()).and_then(|config| match config.file_path() {
+        b"" => Ok(()),
+        path => volume.resolve(path).map(drop),
     });
     let status = match verdict {
         Ok(()) => status(OK, String::new()),

@@ -4,12 +4,11 @@
 //! package's `Params` is an operator's old resource: of that, field 1 is read,
 //! and what it means is the called service's affair.
 
-use std::borrow::Cow;
-
 use prost::Message;
 
 use super::wire::{Malformed, Reader, WireType};
-use crate::pb::mygrpcadapter::config::v1::Params;
+use crate::pb::mygrpcadapter::config::v1::{Params, params};
+use crate::render::Format;
 use crate::volume::quoted;
 
 /// The package and name of our own params.
@@ -46,22 +45,45 @@ impl<'a> Any<'a> {
 }
 
 /// What a handler asks for.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Config<'a> {
-    /// Field 1 of a foreign `Params`, or our own `file_path`; empty if not set.
-    pub first: Cow<'a, [u8]>,
+#[derive(Clone, Debug, PartialEq)]
+pub enum Config<'a> {
+    /// Field 1 of a `Params` that isn't ours, and of no params at all; empty if
+    /// not set.
+    Foreign(&'a [u8]),
+    /// Our own.
+    Own(Box<Params>),
+}
+
+impl Config<'_> {
+    /// The file that reports go to, as received; empty if not set.
+    pub fn file_path(&self) -> &[u8] {
+        match self {
+            Self::Foreign(first) => first,
+            Self::Own(params) => params.file_path.as_bytes(),
+        }
+    }
+
+    /// What records look like, if the handler says so.
+    pub fn format(&self) -> Option<Format> {
+        let Self::Own(params) = self else { return None };
+        match params.format() {
+            params::Format::Default => None,
+            params::Format::Text => Some(Format::Text),
+            params::Format::Json => Some(Format::Json),
+        }
+    }
 }
 
 /// Reads `adapter_config`. None at all, or one without a value, is a handler
 /// without params and gets the defaults.
 pub fn read<'a>(any: Any<'a>) -> Result<Config<'a>, String> {
     if any.value.is_empty() {
-        return Ok(Config::default());
+        return Ok(Config::Foreign(&[]));
     }
     let name = any.type_url.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     if name == OWN_TYPE.as_bytes() {
         let params = Params::decode(any.value).map_err(|error| undecodable(name, &error))?;
-        return Ok(Config { first: params.file_path.into_bytes().into() });
+        return Ok(Config::Own(Box::new(params)));
     }
     if name.rsplit(|byte| *byte == b'.').next() != Some(b"Params") {
         return Err(format!(
@@ -70,7 +92,7 @@ pub fn read<'a>(any: Any<'a>) -> Result<Config<'a>, String> {
         ));
     }
     let first = first_field(any.value).map_err(|error| undecodable(name, &error))?;
-    Ok(Config { first: first.into() })
+    Ok(Config::Foreign(first))
 }
 
 fn undecodable(name: &[u8], error: &dyn std::fmt::Display) -> String {
@@ -103,7 +125,7 @@ mod tests {
     #[test]
     fn no_value_means_defaults_whatever_the_type() {
         for name in ["", "type.googleapis.com/a.Params", "type.googleapis.com/a.Config"] {
-            assert_eq!(read(any(name, b"")), Ok(Config::default()));
+            assert_eq!(read(any(name, b"")), Ok(Config::Foreign(b"")));
         }
     }
 
@@ -115,11 +137,11 @@ mod tests {
             "example.com/Params",
             "Params",
         ] {
-            let config = read(any(name, b"\x0a\x05a.txt\x52\x01x")).unwrap();
-            assert_eq!(&*config.first, b"a.txt", "{name}");
+            let config = read(any(name, b"\x0a\x05a.txt\x7a\x01x")).unwrap();
+            assert_eq!(config.file_path(), b"a.txt", "{name}");
         }
         let latin1 = read(any("x/a.Params", b"\x0a\x02\xe9x")).unwrap();
-        assert_eq!(&*latin1.first, b"\xe9x");
+        assert_eq!(latin1.file_path(), b"\xe9x");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::config::{self, Any, Config};
 use super::walk::{self, Template};
 use super::wire::{Malformed, Reader, WireType};
 use crate::record::Record;
-use crate::render::text;
+use crate::render::{Format, go, json, text};
 
 /// The most instances one request may bring.
 pub const MAX_INSTANCES: usize = 65_536;
@@ -66,10 +66,32 @@ impl<'a> Report<'a> {
         Ok(Self { message, config: config::read(any).map_err(Refusal::Config)? })
     }
 
-    /// Appends the walkthrough's text of all its instances to `out`.
-    pub fn render(&self, template: &Template, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    /// Appends all its instances to `out`: the walkthrough's text, or lines of
+    /// JSON.
+    pub fn render(&self, template: &Template, format: Format, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        match format {
+            Format::Text => {
+                text::head(out, &template.layout, self.config.file_path());
+                self.each(template, out, |out, record| text::instance(out, &template.layout, record))?;
+                text::tail(out);
+            }
+            Format::Json => {
+                let mut now = Vec::with_capacity(32);
+                go::now(&mut now);
+                self.each(template, out, |out, record| json::instance(out, &template.layout, record, &now))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows one instance after the other.
+    fn each(
+        &self,
+        template: &Template,
+        out: &mut Vec<u8>,
+        show: impl Fn(&mut Vec<u8>, &Record),
+    ) -> Result<(), Refusal> {
         let limit = out.len() + MAX_RENDERED;
-        text::head(out, &template.layout, &self.config.first);
         let mut record = Record::default();
         let mut reader = Reader::new(self.message);
         while let Some(tag) = reader.tag()? {
@@ -78,12 +100,11 @@ impl<'a> Report<'a> {
                 continue;
             }
             walk::instance(&mut record, template.fields, reader.bytes()?)?;
-            text::instance(out, &template.layout, &record);
+            show(out, &record);
             if out.len() > limit {
                 return Err(Refusal::Rendered);
             }
         }
-        text::tail(out);
         Ok(())
     }
 }

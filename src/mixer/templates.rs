@@ -14,6 +14,7 @@ pub const METRIC: Template = Template {
     ],
     layout: Layout {
         call: "HandleMetric",
+        template: "metric",
         columns: &[
             Column { label: "Value", key: "value" },
             Column { label: "Dimensions", key: "dimensions" },

@@ -1,6 +1,7 @@
 //! Numbers, durations and times as Go prints them.
 
 use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::record::Instant;
 
@@ -178,6 +179,16 @@ pub fn second(out: &mut Vec<u8>, seconds: i64) {
         out.push(mark);
         digits(out, number, 2);
     }
+}
+
+/// The time now in RFC 3339, to the microsecond.
+pub fn now(out: &mut Vec<u8>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    second(out, now.as_secs() as i64);
+    out.push(b'.');
+    digits(out, i64::from(now.subsec_millis()), 3);
+    digits(out, i64::from(now.subsec_micros() % 1_000), 3);
+    out.push(b'Z');
 }
 
 /// The date of a day counted from 1970-01-01, by the 400-year cycle of 146,097

@@ -1,0 +1,204 @@
+//! JSON Lines: one object per instance, one line per object, valid UTF-8
+//! whatever came in.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::{Layout, go};
+use crate::record::{Record, Value};
+
+/// One instance. `received_at` is the same for all instances of a request.
+pub fn instance(out: &mut Vec<u8>, layout: &Layout, record: &Record, received_at: &[u8]) {
+    out.extend_from_slice(b"{\"instance\":");
+    string(out, record.name);
+    out.extend_from_slice(b",\"template\":\"");
+    out.extend_from_slice(layout.template.as_bytes());
+    out.extend_from_slice(b"\",\"received_at\":\"");
+    out.extend_from_slice(received_at);
+    out.push(b'"');
+    for (column, shown) in layout.columns.iter().zip(&record.values) {
+        out.extend_from_slice(b",\"");
+        out.extend_from_slice(column.key.as_bytes());
+        out.extend_from_slice(b"\":");
+        value(out, record, *shown);
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+fn value(out: &mut Vec<u8>, record: &Record, shown: Value) {
+    match shown {
+        Value::Absent | Value::Time(None) | Value::Duration(None) => out.extend_from_slice(b"null"),
+        Value::String(text) | Value::Email(text) | Value::Dns(text) | Value::Uri(text) => string(out, text),
+        Value::Int(number) => go::int(out, number),
+        Value::Double(number) if number.is_finite() => go::float(out, number),
+        Value::Double(number) => in_quotes(out, |out| go::float(out, number)),
+        Value::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+        Value::Ip(bytes) => in_quotes(out, |out| address(out, bytes)),
+        Value::Time(moment) => in_quotes(out, |out| go::timestamp(out, moment)),
+        Value::Duration(span) => in_quotes(out, |out| go::duration(out, span)),
+        Value::StringMap(pairs) => {
+            let pairs = record.pairs(pairs).iter().map(|pair| (pair.0, Value::String(pair.1)));
+            map(out, record, pairs);
+        }
+        Value::Map(entries) => {
+            map(out, record, record.entries(entries).iter().map(|entry| (entry.key, entry.value)));
+        }
+    }
+}
+
+fn map<'a>(out: &mut Vec<u8>, record: &Record, entries: impl Iterator<Item = (&'a [u8], Value<'a>)>) {
+    out.push(b'{');
+    for (at, (key, held)) in entries.enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        string(out, key);
+        out.push(b':');
+        value(out, record, held);
+    }
+    out.push(b'}');
+}
+
+/// Runs a writer of ASCII or UTF-8 and quotes what it wrote. Go's words for a
+/// time out of range have a newline in them.
+fn in_quotes(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.push(b'"');
+    write(out);
+    if out[start..].contains(&b'\n') {
+        let text = out.split_off(start + 1);
+        out.pop();
+        return string(out, &text);
+    }
+    out.push(b'"');
+}
+
+/// A quoted string: UTF-8 as it is, control characters escaped, anything else
+/// replaced by U+FFFD.
+pub fn string(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    for chunk in text.utf8_chunks() {
+        escaped(out, chunk.valid().as_bytes());
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{fffd}".as_bytes());
+        }
+    }
+    out.push(b'"');
+}
+
+fn escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let mut plain = 0;
+    for (at, byte) in text.iter().enumerate() {
+        if *byte >= 0x20 && !matches!(byte, b'"' | b'\\') {
+            continue;
+        }
+        out.extend_from_slice(&text[plain..at]);
+        plain = at + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                let _ = write!(out, "\\u{byte:04x}");
+            }
+        }
+    }
+    out.extend_from_slice(&text[plain..]);
+}
+
+/// An address as one writes it, an IPv4 one dotted even where it comes mapped
+/// into 16 bytes; bytes that are no address in hexadecimal.
+fn address(out: &mut Vec<u8>, bytes: &[u8]) {
+    let _ = if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        write!(out, "{}", Ipv4Addr::from(octets))
+    } else if let Ok(octets) = <[u8; 16]>::try_from(bytes) {
+        write!(out, "{}", Ipv6Addr::from(octets).to_canonical())
+    } else {
+        out.extend_from_slice(b"0x");
+        bytes.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Instant;
+    use crate::render::Column;
+
+    fn shown(held: Value) -> String {
+        let mut out = Vec::new();
+        value(&mut out, &Record::default(), held);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn values_keep_their_types() {
+        let moment = Some(Instant { seconds: 1_538_912_940, nanos: 0 });
+        let out_of_range = Some(Instant { seconds: i64::MIN, nanos: 0 });
+        for (held, expected) in [
+            (Value::Absent, "null"),
+            (Value::String(b""), "\"\""),
+            (Value::Int(i64::MIN), "-9223372036854775808"),
+            (Value::Double(1e6), "1e+06"),
+            (Value::Double(-0.0), "-0"),
+            (Value::Double(f64::NAN), "\"NaN\""),
+            (Value::Double(f64::INFINITY), "\"+Inf\""),
+            (Value::Double(f64::NEG_INFINITY), "\"-Inf\""),
+            (Value::Bool(true), "true"),
+            (Value::Ip(&[10, 32, 0, 34]), "\"10.32.0.34\""),
+            (Value::Ip(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 4, 1, 2]), "\"10.4.1.2\""),
+            (
+                Value::Ip(&[32, 1, 13, 184, 0, 0, 0, 0, 0, 8, 8, 0, 32, 12, 65, 122]),
+                "\"2001:db8::8:800:200c:417a\"",
+            ),
+            (Value::Ip(&[255]), "\"0xff\""),
+            (Value::Ip(&[]), "\"0x\""),
+            (Value::Time(moment), "\"2018-10-07T11:49:00Z\""),
+            (Value::Time(None), "null"),
+            (Value::Duration(Some(Instant { seconds: 0, nanos: 1_500 })), "\"1.5µs\""),
+            (Value::Uri(b"http://h/p"), "\"http://h/p\""),
+            (
+                Value::Time(out_of_range),
+                "\"(timestamp: &types.types.Timestamp{Seconds: -9223372036854775808,\\nNanos: 0,\\n} before 0001-01-01)\"",
+            ),
+        ] {
+            assert_eq!(shown(held), expected);
+        }
+    }
+
+    #[test]
+    fn strings_are_escaped_and_made_utf_8() {
+        for (text, expected) in [
+            (&b"/a\"b\\c\nd\r\te"[..], r#""/a\"b\\c\nd\r\te""#),
+            (b"\0\x1f\x7f", "\"\\u0000\\u001f\u{7f}\""),
+            (b"caf\xe9 \xe2\x82", "\"caf\u{fffd} \u{fffd}\""),
+            ("zoë 🦀".as_bytes(), "\"zoë 🦀\""),
+        ] {
+            assert_eq!(shown(Value::String(text)), expected);
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line() {
+        const LAYOUT: Layout = Layout {
+            call: "HandleTest",
+            template: "test",
+            columns: &[Column { label: "", key: "value" }, Column { label: "", key: "dimensions" }],
+        };
+        let mut record = Record::default();
+        record.begin([Value::Int(7), Value::Absent].into_iter());
+        record.name = b"i.instance.ns";
+        record.push_entry(1, b"b", Value::Bool(false));
+        record.push_entry(1, b"a", Value::String(b"x\ny"));
+        record.close();
+        let mut out = Vec::new();
+        instance(&mut out, &LAYOUT, &record, b"2020-01-01T00:00:00Z");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"instance\":\"i.instance.ns\",\"template\":\"test\",\"received_at\":\"2020-01-01T00:00:00Z\",\
+             \"value\":7,\"dimensions\":{\"a\":\"x\\ny\",\"b\":false}}\n"
+        );
+    }
+}

@@ -15,6 +15,8 @@ pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), "
 #[derive(Debug, FromArgs)]
 #[argh(
     help_triggers("-h", "--help"),
+    note = "Instead of a port: `cat FILE...`, `tail [-n LINES] [-c BYTES] [-f] FILE`, \
+            `probe [PORT] [SERVICE]` (exit 0 if a running adapter serves).",
     note = "DURATION is a number with a unit: 500ms, 5s, 2m, 1h.",
     note = "RUST_LOG sets what is logged: error, warn, info (the default), debug.",
     error_code(64, "the command line is wrong"),

@@ -11,6 +11,7 @@
 //! | [`render`] | records to text |
 //! | [`sink`], [`log_file`], [`volume`] | text to a file, and the word back that it is there |
 //! | [`health`], [`shutdown`] | whether we serve, and how we stop |
+//! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`run`] | the command line, and all of it put together |
 //!
 //! A front end (`mixer`) speaks one wire protocol and knows nothing of files;
@@ -29,4 +30,5 @@ pub mod server;
 pub mod service;
 pub mod shutdown;
 pub mod sink;
+pub mod tools;
 pub mod volume;

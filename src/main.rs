@@ -6,13 +6,18 @@ use std::process::ExitCode;
 use mygrpcadapter::cli::{self, Early};
 use mygrpcadapter::render::go;
 use mygrpcadapter::run::{StartError, run};
+use mygrpcadapter::tools::Tool;
 
 /// musl's own malloc takes a lock and a system call where this takes neither.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = match cli::parse(std::env::args_os().skip(1)) {
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some((tool, rest)) = Tool::chosen(&words) {
+        return tool.run(rest);
+    }
+    let args = match cli::parse(words.into_iter().skip(1)) {
         Ok(args) => args,
         Err(Early::Text(text)) => {
             // A reader that closed the pipe has seen what it wanted.

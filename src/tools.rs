@@ -1,0 +1,124 @@
+//! The words that make a scratch image one can look into: `cat`, `tail`, `probe`.
+//!
+//! They run as the container's user and may read what that user may; nothing of
+//! the server runs beside them.
+
+pub mod cat;
+pub mod probe;
+pub mod tail;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Which program the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    /// Prints files whole.
+    Cat,
+    /// Prints the ends of files.
+    Tail,
+    /// Asks a running adapter's health.
+    Probe,
+}
+
+impl Tool {
+    /// The tool named by the program's own name (a link in /bin), or by the
+    /// first word after it; with the words that are left for it.
+    pub fn chosen(words: &[OsString]) -> Option<(Self, &[OsString])> {
+        let (program, rest) = words.split_first()?;
+        match Path::new(program).file_name().and_then(OsStr::to_str)? {
+            "cat" => return Some((Self::Cat, rest)),
+            "tail" => return Some((Self::Tail, rest)),
+            _ => {}
+        }
+        let (word, rest) = rest.split_first()?;
+        match word.to_str()? {
+            "cat" => Some((Self::Cat, rest)),
+            "tail" => Some((Self::Tail, rest)),
+            "probe" => Some((Self::Probe, rest)),
+            _ => None,
+        }
+    }
+
+    /// Runs it to its end.
+    pub fn run(self, words: &[OsString]) -> ExitCode {
+        let (name, outcome) = match self {
+            Self::Cat => ("cat", cat::run(words, &mut io::stdout().lock())),
+            Self::Tail => ("tail", tail::run(words, &mut io::stdout().lock())),
+            Self::Probe => ("probe", probe::run(words, &mut io::stdout().lock())),
+        };
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            // The reader has seen what it wanted.
+            Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(stop) => {
+                let _ = writeln!(io::stderr(), "{name}: {stop}");
+                ExitCode::from(if matches!(stop, Stop::Usage(_)) { 64 } else { 1 })
+            }
+        }
+    }
+}
+
+/// Why a tool ends before it is done.
+#[derive(Debug)]
+pub enum Stop {
+    /// The words make no sense.
+    Usage(String),
+    /// It did what it could, and this is what it couldn't.
+    Failed(String),
+    /// Its output can't be written.
+    Output(io::Error),
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Usage(text) | Self::Failed(text) => f.write_str(text),
+            Self::Output(error) => write!(f, "cannot write: {error}"),
+        }
+    }
+}
+
+/// Copies all that is left of `from`; `name` is for the error.
+fn copy(from: &mut impl io::Read, out: &mut impl Write, name: &Path) -> Result<u64, Stop> {
+    let mut block = vec![0; 64 * 1024];
+    let mut copied = 0;
+    loop {
+        match from.read(&mut block) {
+            Ok(0) => {
+                out.flush().map_err(Stop::Output)?;
+                return Ok(copied);
+            }
+            Ok(count) => {
+                out.write_all(&block[..count]).map_err(Stop::Output)?;
+                copied += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Stop::Failed(format!("{}: {error}", name.display()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_is_chosen_by_link_or_by_word() {
+        for (words, expected) in [
+            (&["/bin/cat", "a"][..], Some((Tool::Cat, 1))),
+            (&["tail"], Some((Tool::Tail, 0))),
+            (&["/mygrpcadapter", "cat", "a", "b"], Some((Tool::Cat, 2))),
+            (&["/mygrpcadapter", "probe"], Some((Tool::Probe, 0))),
+            (&["/mygrpcadapter", "8000", "cat"], None),
+            (&["/mygrpcadapter"], None),
+            (&[], None),
+        ] {
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let chosen = Tool::chosen(&words).map(|(tool, rest)| (tool, rest.len()));
+            assert_eq!(chosen, expected, "{words:?}");
+        }
+    }
+}

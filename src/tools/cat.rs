@@ -1,0 +1,36 @@
+//! `cat FILE...`: files one behind the other, standard input for `-` or for none.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::{Stop, copy};
+
+/// Prints the files named by `words`. One that can't be read is named at the
+/// end; the others are printed all the same.
+pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
+    let words: Vec<_> = words.iter().filter(|word| *word != "--").collect();
+    if words.is_empty() {
+        return copy(&mut io::stdin().lock(), out, Path::new("-")).map(drop);
+    }
+    let mut failed = Vec::new();
+    for word in words {
+        let path = Path::new(word);
+        let outcome = match word.to_str() {
+            Some("-") => copy(&mut io::stdin().lock(), out, path),
+            Some(flag) if flag.starts_with('-') => {
+                return Err(Stop::Usage(format!("no such flag: {flag} (usage: cat [FILE...])")));
+            }
+            _ => match File::open(path) {
+                Ok(mut file) => copy(&mut file, out, path),
+                Err(error) => Err(Stop::Failed(format!("{}: {error}", path.display()))),
+            },
+        };
+        match outcome {
+            Err(Stop::Failed(text)) => failed.push(text),
+            other => drop(other?),
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Stop::Failed(failed.join("; "))) }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use argh::FromArgs;
 
 use crate::render::Format;
+use crate::sink::Fsync;
 
 /// `--version`: version and revision.
 pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
@@ -17,7 +18,7 @@ pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), "
     help_triggers("-h", "--help"),
     note = "Instead of a port: `cat FILE...`, `tail [-n LINES] [-c BYTES] [-f] FILE`, \
             `probe [PORT] [SERVICE]` (exit 0 if a running adapter serves).",
-    note = "DURATION is a number with a unit: 500ms, 5s, 2m, 1h.",
+    note = "DURATION is a number with a unit: 500ms, 5s, 2m, 1h. SIZE is one in bytes, or with KiB, MiB, GiB.",
     note = "RUST_LOG sets what is logged: error, warn, info (the default), debug.",
     error_code(64, "the command line is wrong"),
     error_code(69, "the port is taken, or not ours to take"),
@@ -42,6 +43,38 @@ pub struct Args {
     #[argh(option, arg_name = "FORMAT", from_str_fn(format), default = "Format::Text")]
     pub format: Format,
 
+    /// when acknowledged means on disk: never, interval=DURATION or always (default: never)
+    #[argh(option, arg_name = "WHEN", from_str_fn(fsync), default = "Fsync::Never")]
+    pub fsync: Fsync,
+
+    /// rotate a file before it grows beyond SIZE
+    #[argh(option, arg_name = "SIZE", from_str_fn(size))]
+    pub rotate_size: Option<u64>,
+
+    /// rotate a file when it is older than this
+    #[argh(option, arg_name = "DURATION", from_str_fn(duration))]
+    pub rotate_age: Option<Duration>,
+
+    /// how many rotated files to keep of each (default: 5)
+    #[argh(option, arg_name = "N", default = "5")]
+    pub rotate_keep: u32,
+
+    /// keep all files in the volume below SIZE: delete rotated ones, oldest first, then refuse
+    #[argh(option, arg_name = "SIZE", from_str_fn(size))]
+    pub max_volume_bytes: Option<u64>,
+
+    /// connections served at once; more wait (default: 64)
+    #[argh(option, arg_name = "N", from_str_fn(count), default = "64")]
+    pub max_connections: u32,
+
+    /// ask a connection to close after this time, give or take a tenth, so that replicas share the load
+    #[argh(option, arg_name = "DURATION", from_str_fn(duration))]
+    pub max_connection_age: Option<Duration>,
+
+    /// let another adapter listen on the same port, to take over without a gap
+    #[argh(switch)]
+    pub reuse_port: bool,
+
     /// how long to go on accepting after SIGTERM, while endpoints are withdrawn (default: 0s)
     #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::ZERO")]
     pub drain_delay: Duration,
@@ -59,7 +92,7 @@ pub struct Args {
     pub version: bool,
 }
 
-const SWITCHES: [&str; 2] = ["--help", "--version"];
+const SWITCHES: [&str; 3] = ["--help", "--reuse-port", "--version"];
 
 /// What became of reading the command line, other than arguments.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,6 +140,41 @@ fn duration(text: &str) -> Result<Duration, String> {
     match number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis)) {
         Some(total) if millis > 0 && total <= 86_400_000 * 365 => Ok(Duration::from_millis(total)),
         _ => Err(String::from("write a whole number and a unit, as in 500ms, 5s, 2m or 1h")),
+    }
+}
+
+/// Reads a size in bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit {
+        "" | "B" => 1,
+        "KiB" | "Ki" => 1 << 10,
+        "MiB" | "Mi" => 1 << 20,
+        "GiB" | "Gi" => 1 << 30,
+        _ => 0,
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(String::from(
+            "write a whole number above zero and a unit, as in 65536, 512KiB, 16MiB or 1GiB",
+        )),
+    }
+}
+
+fn count(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=100_000).contains(number));
+    number.ok_or_else(|| String::from("write a number from 1 to 100000"))
+}
+
+fn fsync(text: &str) -> Result<Fsync, String> {
+    match text {
+        "never" => Ok(Fsync::Never),
+        "always" => Ok(Fsync::Always),
+        _ => match text.strip_prefix("interval=").map(duration) {
+            Some(interval) => interval.map(Fsync::Interval),
+            None => Err(String::from("write never, always, or interval=DURATION")),
+        },
     }
 }
 

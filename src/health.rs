@@ -32,61 +32,98 @@ pub enum Phase {
     Closing,
 }
 
-/// The state everyone is told.
+/// What everyone is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Where the server is in its life.
+    pub phase: Phase,
+    /// Whether reports can be written.
+    pub reports: bool,
+}
+
+/// A service that can be asked after.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// Its full name.
+    pub name: &'static str,
+    /// Whether it is of no use without the volume.
+    pub needs_volume: bool,
+}
+
+/// Keeps the state, and tells it.
 #[derive(Clone, Debug)]
 pub struct Health {
-    phase: Arc<watch::Sender<Phase>>,
-    services: &'static [&'static str],
+    state: Arc<watch::Sender<State>>,
+    services: Arc<[Service]>,
 }
 
 impl Health {
     /// Serving, as a whole and each of `services`.
-    pub fn new(services: &'static [&'static str]) -> Self {
-        Self { phase: Arc::new(watch::Sender::new(Phase::Serving)), services }
+    pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
+        let state = State { phase: Phase::Serving, reports: true };
+        Self { state: Arc::new(watch::Sender::new(state)), services: services.into_iter().collect() }
     }
 
     /// Moves on to another phase.
     pub fn enter(&self, phase: Phase) {
-        self.phase.send_replace(phase);
+        self.state.send_modify(|state| state.phase = phase);
     }
 
-    /// Tells of the phase now and of each change.
-    pub fn phases(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
+    /// Notes whether reports can be written.
+    pub fn set_reports(&self, well: bool) {
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.reports, well) != well);
     }
 
-    fn knows(&self, service: &str) -> bool {
-        service.is_empty() || self.services.contains(&service)
+    /// The state now.
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// Tells of the state now and of each change.
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Whether the service of that name needs the volume, if there is one; the
+    /// empty name is the server as a whole and doesn't.
+    fn needs_volume(&self, name: &str) -> Option<bool> {
+        if name.is_empty() {
+            return Some(false);
+        }
+        let service = self.services.iter().find(|service| service.name == name)?;
+        Some(service.needs_volume)
     }
 
     /// Answers one Check.
     pub fn check(&self, message: &Bytes) -> Result<Bytes, Status> {
-        if self.knows(&requested(message)?) {
-            Ok(response(status(*self.phase.borrow())))
-        } else {
-            Err(Status::not_found("no service of that name is served here"))
+        match self.needs_volume(&requested(message)?) {
+            Some(needs_volume) => Ok(response(status(self.state(), needs_volume))),
+            None => Err(Status::not_found("no service of that name is served here")),
         }
     }
 
     /// Answers a Watch: the status now and at each change, until the caller
     /// leaves or the connections close.
     pub fn watch(&self, message: &Bytes) -> Result<Statuses, Status> {
-        let known = self.knows(&requested(message)?);
-        let phases = WatchStream::new(self.phase.subscribe());
-        let open = phases.take_while(|phase| *phase != Phase::Closing);
-        Ok(Box::pin(open.map(move |phase| {
-            Ok(response(if known { status(phase) } else { ServingStatus::ServiceUnknown }))
+        let known = self.needs_volume(&requested(message)?);
+        let states = WatchStream::new(self.state.subscribe());
+        let open = states.take_while(|state| state.phase != Phase::Closing);
+        let mut told = None;
+        Ok(Box::pin(open.filter_map(move |state| {
+            let now = known.map_or(ServingStatus::ServiceUnknown, |needs_volume| status(state, needs_volume));
+            (told.replace(now) != Some(now)).then(|| Ok(response(now)))
         })))
     }
 }
 
 /// Waits until connections are to close.
-pub async fn closing(phases: &mut watch::Receiver<Phase>) {
-    let _ = phases.wait_for(|phase| *phase == Phase::Closing).await;
+pub async fn closing(states: &mut watch::Receiver<State>) {
+    let _ = states.wait_for(|state| state.phase == Phase::Closing).await;
 }
 
-fn status(phase: Phase) -> ServingStatus {
-    if phase == Phase::Serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+fn status(state: State, needs_volume: bool) -> ServingStatus {
+    let serving = state.phase == Phase::Serving && (state.reports || !needs_volume);
+    if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
 fn requested(message: &Bytes) -> Result<String, Status> {

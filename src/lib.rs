@@ -5,11 +5,12 @@
 //! | module | what flows there |
 //! |---|---|
 //! | [`server`] | connections to requests, HTTP/2 |
-//! | [`service`], [`codec`] | requests to the bytes of a message, gRPC |
+//! | [`service`], [`admission`], [`codec`] | requests to the bytes of a message, gRPC |
 //! | [`mixer`] | Mixer's messages, walked in place, to records |
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
-//! | [`sink`], [`log_file`], [`volume`] | text to a file, and the word back that it is there |
+//! | [`sink`], [`volume`] | text to a file, and the word back that it is there |
+//! | [`counters`] | what was done, in numbers |
 //! | [`health`], [`shutdown`] | whether we serve, and how we stop |
 //! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`run`] | the command line, and all of it put together |
@@ -17,10 +18,11 @@
 //! A front end (`mixer`) speaks one wire protocol and knows nothing of files;
 //! the core (`record` to `volume`) knows nothing of protobuf, gRPC or async.
 
+pub mod admission;
 pub mod cli;
 pub mod codec;
+pub mod counters;
 pub mod health;
-pub mod log_file;
 pub mod mixer;
 pub mod pb;
 pub mod record;

@@ -9,27 +9,47 @@ pub mod templates;
 pub mod walk;
 pub mod wire;
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prost::Message;
+use prost::Message as _;
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 use tonic::Status;
 
 use self::report::{Refusal, Report};
 use self::walk::Template;
+use crate::admission::Share;
+use crate::health::{Health, Service};
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
 use crate::render::Format;
-use crate::sink::{Failure, Outcome, Sink};
+use crate::sink::trouble::{Failure, Reason};
+use crate::sink::{Outcome, Sink};
 use crate::volume::{FilePath, Volume};
 
-/// The services of this front end, by their full names.
-pub const SERVICES: [&str; 2] =
-    ["metric.HandleMetricService", "istio.mixer.adapter.model.v1beta1.InfrastructureBackend"];
+/// The services of this front end.
+pub const SERVICES: [Service; 2] = [
+    Service { name: "metric.HandleMetricService", needs_volume: true },
+    Service { name: "istio.mixer.adapter.model.v1beta1.InfrastructureBackend", needs_volume: false },
+];
 
 /// The sink, answering through channels.
 pub type ReportSink = Sink<oneshot::Sender<Outcome>>;
+
+/// A request's message, with what it holds of the bounds.
+#[derive(Debug)]
+pub struct Message {
+    /// The message as it came.
+    pub bytes: Bytes,
+    /// Its share of the bounds.
+    pub share: Share,
+    /// When the caller stops waiting.
+    pub deadline: Option<Instant>,
+}
 
 /// A method of this front end.
 #[derive(Clone, Copy, Debug)]
@@ -78,11 +98,11 @@ pub struct Mixer {
 
 impl Mixer {
     /// Answers one request.
-    pub async fn call(&self, method: Method, message: Bytes) -> Result<Bytes, Status> {
+    pub async fn call(&self, method: Method, message: Message) -> Result<Bytes, Status> {
         match method {
             Method::Report(template) => self.report(template, message).await,
             Method::Validate => {
-                let request = ValidateRequest::decode(message);
+                let request = ValidateRequest::decode(message.bytes);
                 let request = request.map_err(|error| Status::invalid_argument(error.to_string()))?;
                 Ok(backend::validate(&request, &self.volume).encode_to_vec().into())
             }
@@ -96,12 +116,15 @@ impl Mixer {
 
     /// Renders a report into the sink and waits until it is in its file. An
     /// empty message is the whole answer.
-    async fn report(&self, template: &Template, message: Bytes) -> Result<Bytes, Status> {
+    async fn report(&self, template: &Template, message: Message) -> Result<Bytes, Status> {
         if !self.sink.has_room() {
             self.wait_for_room().await?;
         }
+        if message.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Status::deadline_exceeded("the caller's timeout has passed; nothing was written"));
+        }
         let (ticket, outcome) = oneshot::channel();
-        self.queue(template, &message, ticket).map_err(refused)?;
+        self.queue(template, &message.bytes, ticket).map_err(refused)?;
         drop(message);
         match outcome.await {
             Ok(Ok(())) => Ok(Bytes::new()),
@@ -122,7 +145,7 @@ impl Mixer {
             text => self.volume.resolve(text).map_err(Refusal::Config)?,
         };
         let format = report.config.format().unwrap_or(self.format);
-        self.sink.append(&path, ticket, |out| report.render(template, format, out))
+        self.sink.append(&path, format, ticket, |out| report.render(template, format, out))
     }
 
     async fn wait_for_room(&self) -> Result<(), Status> {
@@ -137,16 +160,33 @@ impl Mixer {
     }
 }
 
-/// Passes outcomes from the writer on to the requests that wait, for ever.
-pub async fn deliver(mixer: &Mixer) {
-    std::future::poll_fn(|context| {
-        for (ticket, outcome) in mixer.sink.turn(context.waker()) {
+/// Passes outcomes from the writer on to the requests that wait, and what they
+/// say of the volume on to `health`. Ends with the runtime.
+pub async fn deliver(mixer: &Mixer, health: &Health, stall: Duration) {
+    // Set while the writer is at work: one timer at a time, none when idle.
+    let mut alarm: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|context| {
+        let turn = mixer.sink.turn(context.waker());
+        for (ticket, outcome) in turn.done {
             // The caller may have gone; its report is in the file all the same.
             let _ = ticket.send(outcome);
         }
-        std::task::Poll::Pending
+        health.set_reports(turn.well);
+        if alarm.is_none() && turn.busy_since.is_some() {
+            alarm = Some(Box::pin(tokio::time::sleep(stall)));
+        }
+        if let Some(sleep) = &mut alarm
+            && sleep.as_mut().poll(context).is_ready()
+        {
+            alarm = None;
+            if turn.busy_since.is_some_and(|since| since.elapsed() >= stall) {
+                mixer.sink.stall();
+            }
+            context.waker().wake_by_ref();
+        }
+        Poll::<()>::Pending
     })
-    .await
+    .await;
 }
 
 /// Mixer tells its log of any of these the same: it can't connect. The text is
@@ -169,9 +209,11 @@ fn refused(refusal: Refusal) -> Status {
 }
 
 fn failed(failure: &Failure) -> Status {
-    match failure {
-        Failure::Refused(text) => Status::invalid_argument(&**text),
-        Failure::Full(text) => Status::resource_exhausted(&**text),
-        Failure::Io(text) => Status::unavailable(&**text),
+    let text = &*failure.text;
+    match failure.reason {
+        Reason::Path => Status::invalid_argument(text),
+        Reason::Full | Reason::Limit | Reason::Descriptors => Status::resource_exhausted(text),
+        Reason::Denied => Status::failed_precondition(text),
+        Reason::ReadOnly | Reason::Gone | Reason::Stalled | Reason::Io => Status::unavailable(text),
     }
 }

@@ -7,20 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use crate::admission::Admission;
 use crate::cli::Args;
-use crate::health::{self, Health};
+use crate::counters::Counters;
+use crate::health::{self, Health, Service};
 use crate::mixer::{self, Mixer};
 use crate::server::{self, Limits};
 use crate::service::Adapter;
 use crate::shutdown::{self, Signals};
-use crate::sink::Sink;
+use crate::sink::{Settings, Sink};
 use crate::volume::Volume;
+use crate::volume::retention::Retention;
 
 /// Bytes that wait for the writer before requests have to wait themselves.
 const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Every name that can be asked after in grpc.health.v1.
-const SERVICES: &[&str] = &[mixer::SERVICES[0], mixer::SERVICES[1], "grpc.health.v1.Health"];
+/// How long a write may take before the volume counts as stalled.
+const STALL: Duration = Duration::from_secs(5);
+
+/// The health service can be asked after itself.
+const HEALTH: Service = Service { name: "grpc.health.v1.Health", needs_volume: false };
 
 /// Why nothing is served; sysexits(3) gave the numbers.
 #[derive(Debug)]
@@ -71,30 +77,37 @@ pub fn run(args: Args) -> Result<ExitCode, StartError> {
     let runtime =
         runtime.map_err(|error| StartError::System(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
-        let Args {
-            port,
-            volume,
-            default_file,
-            format,
-            drain_delay,
-            drain_timeout,
-            queue_timeout,
-            version: _,
-        } = args;
-        let volume = open_volume(&volume)?;
-        let default_file = volume.resolve(default_file.as_bytes());
+        let volume = open_volume(&args.volume)?;
+        let default_file = volume.resolve(args.default_file.as_bytes());
         let default_file =
             default_file.map_err(|rule| StartError::Usage(format!("--default-file: {rule}")))?;
         let signals = Signals::register()
             .map_err(|error| StartError::System(format!("cannot register for signals: {error}")))?;
-        let listener = server::bind(port)
-            .map_err(|error| StartError::Port(format!("cannot listen on port {port}: {error}")))?;
-        let sink = Sink::start(volume.clone(), QUEUE_BYTES)
+        let listener = server::bind(args.port, args.reuse_port)
+            .map_err(|error| StartError::Port(format!("cannot listen on port {}: {error}", args.port)))?;
+        let counters = Arc::new(Counters::default());
+        let sink = Sink::start(volume.clone(), settings(&args), counters)
             .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
-        let sessions = AtomicU64::new(0);
-        let mixer = Arc::new(Mixer { sink, volume, default_file, format, queue_timeout, sessions });
-        Ok(serve(Bound { listener, mixer, signals }, drain_delay, drain_timeout).await)
+        let mixer = Arc::new(Mixer {
+            sink,
+            volume,
+            default_file,
+            format: args.format,
+            queue_timeout: args.queue_timeout,
+            sessions: AtomicU64::new(0),
+        });
+        Ok(serve(Bound { listener, mixer, signals }, &args).await)
     })
+}
+
+fn settings(args: &Args) -> Settings {
+    let retention = Retention {
+        rotate_size: args.rotate_size,
+        rotate_age: args.rotate_age,
+        rotate_keep: args.rotate_keep,
+        max_volume_bytes: args.max_volume_bytes,
+    };
+    Settings { fsync: args.fsync, retention, capacity: QUEUE_BYTES, stall: STALL }
 }
 
 fn open_volume(dir: &std::path::Path) -> Result<Volume, StartError> {
@@ -106,24 +119,27 @@ fn open_volume(dir: &std::path::Path) -> Result<Volume, StartError> {
     })
 }
 
-async fn serve(bound: Bound, drain_delay: Duration, drain_timeout: Duration) -> ExitCode {
+async fn serve(bound: Bound, args: &Args) -> ExitCode {
+    let (drain_delay, drain_timeout) = (args.drain_delay, args.drain_timeout);
     let Bound { listener, mixer, mut signals } = bound;
-    let health = Health::new(SERVICES);
-    let adapter = Adapter { mixer: Arc::clone(&mixer), health: health.clone() };
-    let delivering = Arc::clone(&mixer);
-    tokio::spawn(async move { mixer::deliver(&delivering).await });
+    let health = Health::new(mixer::SERVICES.into_iter().chain([HEALTH]));
+    let admission = Admission::new(args.queue_timeout);
+    let adapter = Adapter { mixer: Arc::clone(&mixer), health: health.clone(), admission };
+    let (delivering, told) = (Arc::clone(&mixer), health.clone());
+    tokio::spawn(async move { mixer::deliver(&delivering, &told, STALL).await });
+    let limits = Limits { connections: args.max_connections, connection_age: args.max_connection_age };
     match listener.local_addr() {
         Ok(address) => log::info!("listening on \"{address}\""),
         Err(error) => log::warn!("listening on an address the system can't name error={error}"),
     }
-    let mut phases = health.phases();
+    let mut states = health.states();
     let overdue = async {
-        health::closing(&mut phases).await;
+        health::closing(&mut states).await;
         tokio::time::sleep(drain_timeout).await;
     };
     let started = Instant::now();
     tokio::select! {
-        outcome = server::serve(listener, adapter, Limits { connections: 1024 }, health.phases()) => {
+        outcome = server::serve(listener, adapter, limits, health.states()) => {
             if let Err(error) = outcome {
                 log::error!("cannot serve error={error}");
                 return ExitCode::from(71);

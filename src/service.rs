@@ -4,21 +4,23 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
-use tonic::{Code, Status};
 
+use crate::admission::{Admission, MAX_MESSAGE, Share, deadline};
 use crate::codec::Raw;
 use crate::health::{self, Health, Statuses};
-use crate::mixer::{Method, Mixer};
+use crate::mixer::{Message, Method, Mixer};
 
-/// The largest message taken; Mixer's largest known is 1.1 MB.
-pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// More than any question after health needs.
+const MAX_QUESTION: usize = 4 * 1024;
 
 /// Answers every request of every connection.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct Adapter {
     pub mixer: Arc<Mixer>,
     /// The health service.
     pub health: Health,
+    /// What a request may cost.
+    pub admission: Admission,
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>> + Send>>;
@@ -44,15 +48,53 @@ impl Service<Request<Incoming>> for Adapter {
 
 impl Adapter {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let mut grpc = Grpc::new(Raw).max_decoding_message_size(MAX_MESSAGE);
-        match request.uri().path() {
-            health::CHECK => grpc.unary(Check(self.health.clone()), request).await,
-            health::WATCH => grpc.server_streaming(Watch(self.health.clone()), request).await,
-            path => match Method::at(path) {
-                Some(method) => grpc.unary(Call { mixer: Arc::clone(&self.mixer), method }, request).await,
-                None => Status::new(Code::Unimplemented, "no such method here").into_http(),
-            },
+        let (head, body) = request.into_parts();
+        if let Err(refusal) = speaks_grpc(&head.headers) {
+            return refusal;
         }
+        let deadline = deadline(&head.headers);
+        let path = head.uri.path();
+        let mut grpc = Grpc::new(Raw);
+        match path {
+            health::CHECK | health::WATCH => {
+                grpc = grpc.max_decoding_message_size(MAX_QUESTION);
+                let request = Request::new(body);
+                let health = self.health.clone();
+                return match path {
+                    health::CHECK => grpc.unary(Check(health), request).await,
+                    _ => grpc.server_streaming(Watch(health), request).await,
+                };
+            }
+            _ => {}
+        }
+        let Some(method) = Method::at(path) else {
+            return Status::unimplemented("no such method here").into_http();
+        };
+        // A list of headers may be large; nothing more is needed of it.
+        drop(head);
+        match self.admission.admit(body).await {
+            Ok((body, share)) => {
+                let call = Call { mixer: Arc::clone(&self.mixer), method, share: Some(share), deadline };
+                grpc.max_decoding_message_size(MAX_MESSAGE).unary(call, Request::new(body)).await
+            }
+            Err(status) => status.into_http(),
+        }
+    }
+}
+
+/// Refuses what isn't gRPC, and messages that are compressed: Mixer never
+/// compresses, and a bomb is a few bytes until it is unpacked.
+fn speaks_grpc(headers: &HeaderMap) -> Result<(), Response<Body>> {
+    let is_grpc =
+        headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if !is_grpc {
+        let mut refusal = Response::new(Body::empty());
+        *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(refusal);
+    }
+    match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Ok(()),
+        Some(_) => Err(Status::unimplemented("compressed messages are not taken").into_http()),
     }
 }
 
@@ -82,6 +124,8 @@ impl ServerStreamingService<Bytes> for Watch {
 struct Call {
     mixer: Arc<Mixer>,
     method: Method,
+    share: Option<Share>,
+    deadline: Option<Instant>,
 }
 
 impl UnaryService<Bytes> for Call {
@@ -90,6 +134,10 @@ impl UnaryService<Bytes> for Call {
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         let (mixer, method) = (Arc::clone(&self.mixer), self.method);
-        Box::pin(async move { mixer.call(method, request.into_inner()).await.map(tonic::Response::new) })
+        let Some(share) = self.share.take() else {
+            return Box::pin(std::future::ready(Err(Status::internal("a call is made once"))));
+        };
+        let message = Message { bytes: request.into_inner(), share, deadline: self.deadline };
+        Box::pin(async move { mixer.call(method, message).await.map(tonic::Response::new) })
     }
 }

@@ -7,55 +7,76 @@
 //! loop never waits for a disk, and a turn of it costs one hand-over however
 //! many requests it brought.
 
-use std::collections::VecDeque;
+pub mod trouble;
+mod writer;
+
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::log_file::LogFile;
-use crate::volume::{FilePath, OpenError, Volume};
-
-/// Files kept open; beyond it the least recently used is closed first.
-const MAX_OPEN: usize = 32;
-/// A batch's memory is used again unless it has grown beyond this.
-const MAX_SPARE: usize = 256 * 1024;
-
-/// Why a request is not in its file.
-#[derive(Clone, Debug)]
-pub enum Failure {
-    /// The path breaks a rule.
-    Refused(Arc<str>),
-    /// The disk or its quota is full.
-    Full(Arc<str>),
-    /// Anything else the system said.
-    Io(Arc<str>),
-}
+use self::trouble::{Failure, Reason};
+use self::writer::Writer;
+use crate::counters::Counters;
+use crate::render::Format;
+use crate::volume::retention::Retention;
+use crate::volume::{FilePath, Volume};
 
 /// What became of a request.
 pub type Outcome = Result<(), Failure>;
 
+/// When what was acknowledged is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// When the system gets to it, and at the end.
+    Never,
+    /// At the latest so long after it was acknowledged.
+    Interval(Duration),
+    /// Before it is acknowledged.
+    Always,
+}
+
+/// How the writer goes about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// When what was acknowledged is on disk.
+    pub fsync: Fsync,
+    /// What is kept.
+    pub retention: Retention,
+    /// Bytes in the queue above which there is no room.
+    pub capacity: usize,
+    /// How long one write may take before the volume counts as stalled.
+    pub stall: Duration,
+}
+
 /// The requests for one file that will be written together.
 #[derive(Debug)]
-struct Batch<T> {
+struct Batch {
     path: FilePath,
+    format: Format,
     bytes: Vec<u8>,
     /// Where each request ends in `bytes`.
     ends: Vec<usize>,
-    /// Whom to tell, one per request.
-    tickets: Vec<T>,
 }
 
 #[derive(Debug)]
 struct State<T> {
-    batches: Vec<Batch<T>>,
+    batches: Vec<Batch>,
+    /// Whom to tell, for each of `batches`.
+    tickets: Vec<Vec<T>>,
+    /// Whom to tell, for each batch in the writer's hands.
+    writing: Vec<Vec<T>>,
     /// Bytes in `batches` and in the writer's hands.
     queued: usize,
     done: Vec<(T, Outcome)>,
-    spare: Vec<(Vec<u8>, Vec<usize>, Vec<T>)>,
+    spare: Vec<Batch>,
     waker: Option<Waker>,
     idle: bool,
+    /// Since when the writer has been at what it is at.
+    busy_since: Option<Instant>,
+    trouble: Option<Failure>,
+    stalled: bool,
     closing: bool,
 }
 
@@ -73,6 +94,17 @@ impl<T> Shared<T> {
     }
 }
 
+/// What a turn has brought.
+#[derive(Debug)]
+pub struct Turn<T> {
+    /// Requests and what became of them.
+    pub done: Vec<(T, Outcome)>,
+    /// Since when the writer has been busy with one round.
+    pub busy_since: Option<Instant>,
+    /// Whether reports can be written, as far as is known.
+    pub well: bool,
+}
+
 /// The queue's near end. `T` is whatever tells a waiting request its outcome.
 #[derive(Debug)]
 pub struct Sink<T> {
@@ -82,24 +114,27 @@ pub struct Sink<T> {
 }
 
 impl<T: Send + 'static> Sink<T> {
-    /// Starts the writer. `capacity` is the number of bytes above which
-    /// [`has_room`](Self::has_room) says no.
-    pub fn start(volume: Volume, capacity: usize) -> io::Result<Self> {
+    /// Starts the writer.
+    pub fn start(volume: Volume, settings: Settings, counters: Arc<Counters>) -> io::Result<Self> {
         let state = State {
             batches: Vec::new(),
+            tickets: Vec::new(),
+            writing: Vec::new(),
             queued: 0,
             done: Vec::new(),
             spare: Vec::new(),
             waker: None,
             idle: false,
+            busy_since: None,
+            trouble: None,
+            stalled: false,
             closing: false,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
-        let files = Files { volume, open: VecDeque::new() };
         let theirs = Arc::clone(&shared);
-        let writer = thread::Builder::new().name("writer".into()).stack_size(128 * 1024);
-        let writer = writer.spawn(move || write_batches(&theirs, files))?;
-        Ok(Self { shared, writer: Mutex::new(Some(writer)), capacity })
+        let builder = thread::Builder::new().name("writer".into()).stack_size(256 * 1024);
+        let writer = builder.spawn(move || Writer::new(volume, settings, counters).run(&theirs))?;
+        Ok(Self { shared, writer: Mutex::new(Some(writer)), capacity: settings.capacity })
     }
 
     /// Whether the queue takes another request now.
@@ -107,36 +142,37 @@ impl<T: Send + 'static> Sink<T> {
         self.shared.lock().queued < self.capacity
     }
 
+    /// Bytes that wait to be written, or are being written.
+    pub fn queued(&self) -> usize {
+        self.shared.lock().queued
+    }
+
     /// Adds one request for the file at `path`: `render` appends its bytes, and
     /// what it appended is taken back if it fails.
     pub fn append<E>(
         &self,
         path: &FilePath,
+        format: Format,
         ticket: T,
         render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut state = self.shared.lock();
-        let state = &mut *state;
-        let at = match state.batches.iter().position(|batch| batch.path == *path) {
-            Some(at) => at,
-            None => {
-                let (bytes, ends, tickets) = state.spare.pop().unwrap_or_default();
-                state.batches.push(Batch { path: path.clone(), bytes, ends, tickets });
-                state.batches.len() - 1
-            }
-        };
+        let at = state.batch_for(path, format);
         let batch = &mut state.batches[at];
         let start = batch.bytes.len();
         if let Err(error) = render(&mut batch.bytes) {
             batch.bytes.truncate(start);
             if batch.ends.is_empty() {
                 state.batches.swap_remove(at);
+                state.tickets.swap_remove(at);
             }
             return Err(error);
         }
-        state.queued += batch.bytes.len() - start;
+        batch.format = format;
         batch.ends.push(batch.bytes.len());
-        batch.tickets.push(ticket);
+        let added = batch.bytes.len() - start;
+        state.queued += added;
+        state.tickets[at].push(ticket);
         if let Some(waker) = &state.waker {
             waker.wake_by_ref();
         }
@@ -145,16 +181,37 @@ impl<T: Send + 'static> Sink<T> {
 
     /// One turn: sets the writer to work on what was added, and returns what
     /// it has done since the last turn. `waker` is woken when there is more.
-    pub fn turn(&self, waker: &Waker) -> Vec<(T, Outcome)> {
+    pub fn turn(&self, waker: &Waker) -> Turn<T> {
         let mut state = self.shared.lock();
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
         if state.idle && !state.batches.is_empty() {
             state.idle = false;
+            state.busy_since = Some(Instant::now());
             self.shared.work.notify_one();
         }
-        std::mem::take(&mut state.done)
+        let well = state.trouble.is_none() && !state.stalled;
+        Turn { done: std::mem::take(&mut state.done), busy_since: state.busy_since, well }
+    }
+
+    /// The writer has been at one round for too long: whoever waits is told
+    /// now. What is queued stays queued, and may be written yet.
+    pub fn stall(&self) {
+        let mut state = self.shared.lock();
+        let Some(since) = state.busy_since else { return };
+        if !state.stalled {
+            state.stalled = true;
+            log::error!("the volume has stalled, reports are refused for={:?}", since.elapsed());
+        }
+        let failure = Failure::new(Reason::Stalled, "the volume has stalled; the report may be written yet");
+        let State { writing, tickets, done, .. } = &mut *state;
+        for ticket in writing.iter_mut().chain(tickets).flat_map(|tickets| tickets.drain(..)) {
+            done.push((ticket, Err(failure.clone())));
+        }
+        if let Some(waker) = &state.waker {
+            waker.wake_by_ref();
+        }
     }
 
     /// Writes what is queued, puts the files on disk and ends the writer.
@@ -175,102 +232,18 @@ impl<T: Send + 'static> Sink<T> {
     }
 }
 
-/// The writer's life: take everything, write it, say so.
-fn write_batches<T>(shared: &Shared<T>, mut files: Files) {
-    let mut state = shared.lock();
-    loop {
-        if state.batches.is_empty() {
-            if state.closing {
-                break;
-            }
-            state.idle = true;
-            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-            continue;
+impl<T> State<T> {
+    /// The batch of a file, begun now if there is none.
+    fn batch_for(&mut self, path: &FilePath, format: Format) -> usize {
+        if let Some(at) = self.batches.iter().position(|batch| batch.path == *path) {
+            return at;
         }
-        let mut batches = std::mem::take(&mut state.batches);
-        drop(state);
-        let outcomes: Vec<_> = batches.iter().map(|batch| files.write(batch)).collect();
-        state = shared.lock();
-        for (mut batch, (whole, failure)) in batches.drain(..).zip(outcomes) {
-            state.queued -= batch.bytes.len();
-            for (at, ticket) in batch.tickets.drain(..).enumerate() {
-                let outcome = match &failure {
-                    Some(failure) if at >= whole => Err(failure.clone()),
-                    _ => Ok(()),
-                };
-                state.done.push((ticket, outcome));
-            }
-            if batch.bytes.capacity() <= MAX_SPARE && state.spare.len() < 4 {
-                batch.bytes.clear();
-                batch.ends.clear();
-                state.spare.push((batch.bytes, batch.ends, batch.tickets));
-            }
-        }
-        if let Some(waker) = &state.waker {
-            waker.wake_by_ref();
-        }
-    }
-    drop(state);
-    files.sync();
-}
-
-/// The open files, most recently used last.
-#[derive(Debug)]
-struct Files {
-    volume: Volume,
-    open: VecDeque<(FilePath, LogFile)>,
-}
-
-impl Files {
-    /// Writes a batch. Returns how many of its requests are in the file, and
-    /// why the others are not.
-    fn write<T>(&mut self, batch: &Batch<T>) -> (usize, Option<Failure>) {
-        let file = match self.get(&batch.path) {
-            Ok(file) => file,
-            Err(failure) => return (0, Some(failure)),
+        let batch = match self.spare.pop() {
+            Some(spare) => Batch { path: path.clone(), format, ..spare },
+            None => Batch { path: path.clone(), format, bytes: Vec::new(), ends: Vec::new() },
         };
-        match file.append(&batch.bytes, &batch.ends) {
-            (whole, Ok(())) => (whole, None),
-            (whole, Err(error)) => (whole, Some(failure(&batch.path, "write to", &error))),
-        }
-    }
-
-    /// The open file at a path, opened now unless it is open and still there.
-    fn get(&mut self, path: &FilePath) -> Result<&mut LogFile, Failure> {
-        let known = self.open.iter().position(|(open, _)| open == path);
-        let entry = match known.and_then(|at| self.open.remove(at)) {
-            Some(entry) if entry.1.is_at(&self.volume.full_path(path)) => entry,
-            _ => {
-                let file = LogFile::open(&self.volume, path).map_err(|error| match error {
-                    OpenError::Refused(reason) => Failure::Refused(reason.into()),
-                    OpenError::Io(error) => failure(path, "open", &error),
-                })?;
-                (path.clone(), file)
-            }
-        };
-        if self.open.len() >= MAX_OPEN {
-            self.open.pop_front();
-        }
-        self.open.push_back(entry);
-        match self.open.back_mut() {
-            Some((_, file)) => Ok(file),
-            None => Err(Failure::Io("no file is open".into())),
-        }
-    }
-
-    fn sync(&self) {
-        for (path, file) in &self.open {
-            if let Err(error) = file.sync() {
-                log::error!("cannot put a file on disk path={} error={error}", path.as_path().display());
-            }
-        }
-    }
-}
-
-fn failure(path: &FilePath, verb: &str, error: &io::Error) -> Failure {
-    let text = format!("cannot {verb} {}: {error}", path.as_path().display()).into();
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::Full(text),
-        _ => Failure::Io(text),
+        self.batches.push(batch);
+        self.tickets.push(Vec::new());
+        self.batches.len() - 1
     }
 }

@@ -5,19 +5,30 @@
 //! no link is followed. Opened part by part, not by `openat2`: that is missing
 //! on old kernels and behind old seccomp profiles.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+
+pub mod log_file;
+pub mod repair;
+pub mod retention;
 
 /// Where the walkthroughs mount the volume, whatever ours is called here.
 const MOUNT: &[u8] = b"/volume";
 const MAX_PATH: usize = 1024;
 const MAX_NAME: usize = 255;
+/// What a handler writes for the name of this machine: its pod, in Kubernetes.
+const HOSTNAME: &[u8] = b"{hostname}";
+/// The file that a volume in trouble is tried with.
+const TRIAL: &str = ".mygrpcadapter.trial";
+const AS_DIR: OFlags = OFlags::DIRECTORY.union(OFlags::PATH).union(OFlags::CLOEXEC);
 
 /// The directory beneath which files are written.
 #[derive(Clone, Debug)]
@@ -25,6 +36,7 @@ pub struct Volume {
     dir: PathBuf,
     /// The directory as the operator wrote it, made absolute.
     given: PathBuf,
+    hostname: Vec<u8>,
 }
 
 /// A path beneath the volume: relative, without `.`, `..` or empty parts.
@@ -47,6 +59,15 @@ pub enum OpenError {
     Io(io::Error),
 }
 
+impl OpenError {
+    /// Whether closing other files would help.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        let Self::Io(error) = self else { return false };
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+    }
+}
+
 impl From<Errno> for OpenError {
     fn from(errno: Errno) -> Self {
         Self::Io(errno.into())
@@ -58,10 +79,11 @@ impl Volume {
     pub fn open(dir: &Path) -> io::Result<Self> {
         let given = std::path::absolute(dir)?;
         let dir = dir.canonicalize()?;
-        rustix::fs::open(&dir, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::fs::open(&dir, AS_DIR, Mode::empty())?;
         let may_write = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
         rustix::fs::accessat(rustix::fs::CWD, &dir, may_write, AtFlags::EACCESS)?;
-        Ok(Self { dir, given })
+        let hostname = rustix::system::uname().nodename().to_bytes().to_vec();
+        Ok(Self { dir, given, hostname })
     }
 
     /// The volume's own path.
@@ -96,8 +118,9 @@ impl Volume {
         if matches!(relative.rsplit(|byte| *byte == b'/').next(), Some(b"" | b".")) {
             return refuse("names a directory; name a file in it");
         }
-        let mut normal = Vec::with_capacity(relative.len());
-        for part in parts(relative) {
+        let named = self.with_hostname(relative);
+        let mut normal = Vec::with_capacity(named.len());
+        for part in parts(&named) {
             match part {
                 b".." => return refuse("has a \"..\" in it; name the file without"),
                 _ if part.len() > MAX_NAME => return refuse("has a part longer than 255 bytes"),
@@ -111,18 +134,25 @@ impl Volume {
         Ok(FilePath(normal))
     }
 
-    /// Opens a file for appending, and makes it and the directories above it
-    /// where they are missing.
-    pub fn open_append(&self, file: &FilePath) -> Result<File, OpenError> {
-        let refuse = |rule: &str| OpenError::Refused(format!("file_path {}: {rule}", quoted(&file.0)));
-        let as_dir = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-        let mut dir = rustix::fs::open(&self.dir, as_dir, Mode::empty())?;
+    /// The path with this machine's name in the place of `{hostname}`.
+    fn with_hostname<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
+        let Some(at) = path.windows(HOSTNAME.len()).position(|window| window == HOSTNAME) else {
+            return Cow::Borrowed(path);
+        };
+        let after = self.with_hostname(&path[at + HOSTNAME.len()..]);
+        Cow::Owned([&path[..at], &self.hostname, &after].concat())
+    }
+
+    /// Opens the directory of a file part by part, following no link, and makes
+    /// what is missing of it. Returns it with the file's own name.
+    fn enter<'a>(&self, file: &'a FilePath) -> Result<(OwnedFd, &'a [u8]), OpenError> {
+        let mut dir = rustix::fs::open(&self.dir, AS_DIR, Mode::empty())?;
         let (above, name) = match file.0.iter().rposition(|byte| *byte == b'/') {
             Some(at) => (&file.0[..at], &file.0[at + 1..]),
             None => (&[][..], &file.0[..]),
         };
         for part in parts(above) {
-            let step = || rustix::fs::openat(&dir, part, as_dir | OFlags::NOFOLLOW, Mode::empty());
+            let step = || rustix::fs::openat(&dir, part, AS_DIR | OFlags::NOFOLLOW, Mode::empty());
             let opened = match step() {
                 Err(Errno::NOENT) => match rustix::fs::mkdirat(&dir, part, Mode::from_raw_mode(0o755)) {
                     Ok(()) | Err(Errno::EXIST) => step(),
@@ -132,22 +162,59 @@ impl Volume {
             };
             dir = match opened {
                 Err(Errno::NOTDIR | Errno::LOOP) => {
-                    return Err(refuse("goes through a symbolic link or a file; name real directories"));
+                    let rule = "goes through a symbolic link or a file; name real directories";
+                    return Err(file.refused(rule));
                 }
                 other => other?,
             };
         }
+        Ok((dir, name))
+    }
+
+    /// Opens a file to append to and to read, and makes it and the directories
+    /// above it where they are missing. Says whether it was made.
+    pub fn open_append(&self, file: &FilePath) -> Result<(File, bool), OpenError> {
+        let (dir, name) = self.enter(file)?;
         // Looked at before it is opened: opening a device or a FIFO may do things.
-        match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => regular(stat.st_mode).map_err(refuse)?,
-            Err(Errno::NOENT) => {}
+        let made = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => regular(stat.st_mode).map(|()| false).map_err(|rule| file.refused(rule))?,
+            Err(Errno::NOENT) => true,
             Err(errno) => return Err(errno.into()),
-        }
-        let to_append = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+        };
+        let to_append = OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
         let never_elsewhere = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = rustix::fs::openat(&dir, name, to_append | never_elsewhere, Mode::from_raw_mode(0o644))?;
-        regular(rustix::fs::fstat(&opened)?.st_mode).map_err(refuse)?;
-        Ok(opened.into())
+        let open = |access| {
+            rustix::fs::openat(&dir, name, access | to_append | never_elsewhere, Mode::from_raw_mode(0o644))
+        };
+        let opened = match open(OFlags::RDWR) {
+            // Ours to write but not to read: then it can't be repaired.
+            Err(Errno::ACCESS) => open(OFlags::WRONLY)?,
+            other => other?,
+        };
+        regular(rustix::fs::fstat(&opened)?.st_mode).map_err(|rule| file.refused(rule))?;
+        Ok((opened.into(), made))
+    }
+
+    /// Tries whether the volume takes a block of bytes.
+    pub fn try_write(&self) -> io::Result<()> {
+        let dir = rustix::fs::open(&self.dir, AS_DIR, Mode::empty())?;
+        let fresh = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&dir, TRIAL, fresh, Mode::from_raw_mode(0o600))?);
+        let written = file.write_all(&[0; 4096]).and_then(|()| file.sync_data());
+        rustix::fs::unlinkat(&dir, TRIAL, AtFlags::empty())?;
+        written
+    }
+
+    /// Puts the directory of a file on disk, after a name in it has changed.
+    pub fn sync_dir_of(&self, file: &FilePath) -> io::Result<()> {
+        let full = self.full_path(file);
+        File::open(full.parent().unwrap_or(&self.dir))?.sync_all()
+    }
+}
+
+impl FilePath {
+    fn refused(&self, rule: &str) -> OpenError {
+        OpenError::Refused(format!("file_path {}: {rule}", quoted(&self.0)))
     }
 }
 
@@ -207,7 +274,7 @@ mod tests {
     use super::*;
 
     fn volume(dir: &str) -> Volume {
-        Volume { dir: dir.into(), given: dir.into() }
+        Volume { dir: dir.into(), given: dir.into(), hostname: b"pod-1".to_vec() }
     }
 
     #[test]
@@ -223,6 +290,8 @@ mod tests {
             ("...", "..."),
             ("a..b/..c", "a..b/..c"),
             ("volume/out.txt", "volume/out.txt"),
+            ("{hostname}.txt", "pod-1.txt"),
+            ("/volume/a-{hostname}/{hostname}", "a-pod-1/pod-1"),
         ] {
             let file = volume.resolve(text.as_bytes()).unwrap();
             assert_eq!(file.as_path(), Path::new(expected), "{text}");

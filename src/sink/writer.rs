@@ -1,0 +1,287 @@
+//! The writer's side: batches to files, one round after the other.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::trouble::{Failure, Reason};
+use super::{Batch, Fsync, Outcome, Settings, Shared, State};
+use crate::counters::Counters;
+use crate::render::Format;
+use crate::volume::log_file::LogFile;
+use crate::volume::retention::{Room, Usage};
+use crate::volume::{FilePath, Volume};
+
+/// Files kept open; beyond it the least recently used is closed first.
+const MAX_OPEN: usize = 32;
+/// A batch's memory is used again unless it has grown beyond this.
+const MAX_SPARE: usize = 256 * 1024;
+/// How often a volume in trouble is tried.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The open files, most recently used last, and what is known of the volume.
+#[derive(Debug)]
+pub(super) struct Writer {
+    volume: Volume,
+    settings: Settings,
+    counters: Arc<Counters>,
+    open: VecDeque<(FilePath, LogFile)>,
+    usage: Usage,
+    /// When dirty files are due on disk.
+    sync_due: Option<Instant>,
+}
+
+/// What came of a batch: how many of its requests are in the file, and why the
+/// others are not.
+type Written = (usize, Option<Failure>);
+
+impl Writer {
+    pub(super) fn new(volume: Volume, settings: Settings, counters: Arc<Counters>) -> Self {
+        let usage = Usage::default();
+        Self { volume, settings, counters, open: VecDeque::new(), usage, sync_due: None }
+    }
+
+    /// Takes what there is, writes it, says so; until it is told to end.
+    pub(super) fn run<T>(mut self, shared: &Shared<T>) {
+        let mut state = shared.lock();
+        loop {
+            let batches = std::mem::take(&mut state.batches);
+            if batches.is_empty() {
+                if state.closing {
+                    break;
+                }
+                state = self.wait(shared, state);
+                continue;
+            }
+            state.writing = std::mem::take(&mut state.tickets);
+            state.busy_since = Some(Instant::now());
+            drop(state);
+            let written = self.write_all(&batches);
+            state = shared.lock();
+            state.finish(batches, &written);
+        }
+        drop(state);
+        self.sync();
+    }
+
+    /// Waits for work; with files to put on disk or a volume in trouble, no
+    /// longer than until that is due.
+    fn wait<'a, T>(
+        &mut self,
+        shared: &'a Shared<T>,
+        mut state: MutexGuard<'a, State<T>>,
+    ) -> MutexGuard<'a, State<T>> {
+        state.idle = true;
+        state.busy_since = None;
+        let retry = state.trouble.is_some().then(|| Instant::now() + RETRY);
+        let due = self.sync_due.into_iter().chain(retry).min();
+        let Some(due) = due else {
+            return shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        let pause = due.saturating_duration_since(Instant::now());
+        let (waited, timeout) =
+            shared.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
+        if !timeout.timed_out() {
+            return waited;
+        }
+        let (mut state, in_trouble) = (waited, retry.is_some());
+        state.idle = false;
+        state.busy_since = Some(Instant::now());
+        drop(state);
+        if self.sync_due.is_some_and(|due| due <= Instant::now()) {
+            self.sync();
+        }
+        let well = in_trouble && self.try_volume();
+        let mut state = shared.lock();
+        if well {
+            state.recover();
+        }
+        state
+    }
+
+    fn write_all(&mut self, batches: &[Batch]) -> Vec<Written> {
+        let mut written: Vec<Written> = batches.iter().map(|batch| self.write(batch)).collect();
+        match self.settings.fsync {
+            Fsync::Never => {}
+            Fsync::Interval(interval) => {
+                let dirty = self.open.iter().any(|(_, file)| file.dirty);
+                self.sync_due = self.sync_due.or(dirty.then(|| Instant::now() + interval));
+                if self.sync_due.is_some_and(|due| due <= Instant::now()) {
+                    self.sync();
+                }
+            }
+            Fsync::Always => {
+                for (path, failure) in self.sync() {
+                    let of_file = |at: &usize| batches[*at].path == path;
+                    if let Some(at) = (0..batches.len()).find(of_file) {
+                        written[at] = (0, Some(failure));
+                    }
+                }
+            }
+        }
+        for failure in written.iter().filter_map(|(_, failure)| failure.as_ref()) {
+            self.counters.failed(failure.reason);
+        }
+        written
+    }
+
+    fn write(&mut self, batch: &Batch) -> Written {
+        let more = batch.bytes.len() as u64;
+        if let Some(limit) = self.settings.retention.max_volume_bytes
+            && !self.make_room(limit, more)
+        {
+            let text =
+                format!("the volume holds its --max-volume-bytes of {limit}, and nothing can be deleted");
+            return (0, Some(Failure::new(Reason::Limit, &text)));
+        }
+        let counters = Arc::clone(&self.counters);
+        let file = match self.get(&batch.path, batch.format, more) {
+            Ok(file) => file,
+            Err(failure) => return (0, Some(failure)),
+        };
+        let appended = file.append(&batch.bytes, &batch.ends);
+        counters.wrote(appended.bytes);
+        let what = || format!("write to {}", batch.path.as_path().display());
+        (appended.whole, appended.outcome.err().map(|error| Failure::io(&what(), &error)))
+    }
+
+    /// The open file at a path with room for `more` bytes: opened anew where it
+    /// isn't open or not there any more, rotated where that is due.
+    fn get(&mut self, path: &FilePath, format: Format, more: u64) -> Result<&mut LogFile, Failure> {
+        let what = |verb: &str| format!("{verb} {}", path.as_path().display());
+        let known = self.open.iter().position(|(open, _)| open == path);
+        let known = known.and_then(|at| self.open.remove(at));
+        let full_path = self.volume.full_path(path);
+        let there = known.and_then(|(_, file)| file.len_at(&full_path).map(|len| (file, len)));
+        let (mut file, len) = match there {
+            Some(there) => there,
+            None => {
+                let file = self.open_file(path, format)?;
+                let len = file.len_at(&full_path).unwrap_or(0);
+                (file, len)
+            }
+        };
+        file.try_own();
+        if self.settings.retention.is_due(&file, len, more) {
+            if self.settings.fsync != Fsync::Never && file.dirty {
+                file.sync().map_err(|error| Failure::io(&what("sync"), &error))?;
+            }
+            match self.settings.retention.rotate(&self.volume, path) {
+                Ok(deleted) => {
+                    self.counters.deleted(deleted);
+                    drop(file);
+                    file = self.open_file(path, format)?;
+                }
+                // A file that grows too large beats a report that is lost.
+                Err(error) => log::warn!("{}", Failure::open(&what("rotate"), error).text),
+            }
+        }
+        while self.open.len() >= MAX_OPEN {
+            self.close_oldest();
+        }
+        self.counters.files_open(self.open.len() + 1);
+        self.open.push_back((path.clone(), file));
+        match self.open.back_mut() {
+            Some((_, file)) => Ok(file),
+            None => Err(Failure::new(Reason::Io, "no file is open")),
+        }
+    }
+
+    fn open_file(&mut self, path: &FilePath, format: Format) -> Result<LogFile, Failure> {
+        let what = format!("open {}", path.as_path().display());
+        let mut opened = LogFile::open(&self.volume, path, format);
+        // Descriptors held for files that nobody writes to just now.
+        while matches!(&opened, Err(error) if error.is_out_of_descriptors()) && !self.open.is_empty() {
+            self.close_oldest();
+            opened = LogFile::open(&self.volume, path, format);
+        }
+        let file = opened.map_err(|error| Failure::open(&what, error))?;
+        if file.made && self.settings.fsync != Fsync::Never {
+            self.volume.sync_dir_of(path).map_err(|error| Failure::io(&what, &error))?;
+        }
+        Ok(file)
+    }
+
+    fn close_oldest(&mut self) {
+        if let Some((path, mut file)) = self.open.pop_front()
+            && file.dirty
+            && self.settings.fsync != Fsync::Never
+            && let Err(error) = file.sync()
+        {
+            log::error!("cannot put a file on disk path={} error={error}", path.as_path().display());
+        }
+    }
+
+    fn make_room(&mut self, limit: u64, more: u64) -> bool {
+        let room = self.usage.make_room(&self.volume, limit, more);
+        let (Room::Made(deleted) | Room::None(deleted)) = room;
+        self.counters.deleted(deleted);
+        matches!(room, Room::Made(_))
+    }
+
+    /// Puts every file on disk that needs it; returns those that failed.
+    fn sync(&mut self) -> Vec<(FilePath, Failure)> {
+        self.sync_due = None;
+        let mut failed = Vec::new();
+        for (path, file) in self.open.iter_mut().filter(|(_, file)| file.dirty) {
+            if let Err(error) = file.sync() {
+                let failure = Failure::io(&format!("sync {}", path.as_path().display()), &error);
+                log::error!("{}", failure.text);
+                failed.push((path.clone(), failure));
+            }
+        }
+        failed
+    }
+
+    /// Whether the volume takes a block of bytes again.
+    fn try_volume(&mut self) -> bool {
+        let limit = self.settings.retention.max_volume_bytes;
+        limit.is_none_or(|limit| self.make_room(limit, 4096)) && self.volume.try_write().is_ok()
+    }
+}
+
+impl<T> State<T> {
+    /// Notes what came of a round, and wakes whoever passes it on.
+    fn finish(&mut self, batches: Vec<Batch>, written: &[Written]) {
+        let tickets = std::mem::take(&mut self.writing);
+        for ((mut batch, tickets), (whole, failure)) in batches.into_iter().zip(tickets).zip(written) {
+            self.queued -= batch.bytes.len();
+            for (at, ticket) in tickets.into_iter().enumerate() {
+                let outcome: Outcome = match failure {
+                    Some(failure) if at >= *whole => Err(failure.clone()),
+                    _ => Ok(()),
+                };
+                self.done.push((ticket, outcome));
+            }
+            if batch.bytes.capacity() <= MAX_SPARE && self.spare.len() < 4 {
+                batch.bytes.clear();
+                batch.ends.clear();
+                self.spare.push(batch);
+            }
+        }
+        self.busy_since = None;
+        if std::mem::take(&mut self.stalled) {
+            log::info!("the volume has come back from its stall");
+        }
+        let trouble = written.iter().filter_map(|(_, failure)| failure.as_ref());
+        if let Some(failure) = trouble.into_iter().find(|failure| failure.reason.is_of_volume()) {
+            if self.trouble.as_ref().map(|known| known.reason) != Some(failure.reason) {
+                log::error!("reports are refused reason={} {}", failure.reason.label(), failure.text);
+            }
+            self.trouble = Some(failure.clone());
+        }
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The volume takes bytes again.
+    fn recover(&mut self) {
+        if let Some(failure) = self.trouble.take() {
+            log::info!("reports are taken again, it was reason={}", failure.reason.label());
+        }
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! How much is kept: rotation of a file by size and age, and the limit on all
+//! that lies in the volume.
+//!
+//! A rotated file is named after its file with six digits behind: the highest
+//! number is the newest. Only such files, and only if they begin as ours do, are
+//! ever deleted.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::log_file::LogFile;
+use super::{FilePath, OpenError, Volume};
+
+const DIGITS: usize = 6;
+const MAX_DEPTH: usize = 16;
+
+/// What an operator wants kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    /// The size at which a file is rotated.
+    pub rotate_size: Option<u64>,
+    /// The age at which a file is rotated.
+    pub rotate_age: Option<Duration>,
+    /// How many rotated files of each file are kept.
+    pub rotate_keep: u32,
+    /// How much may lie in the volume.
+    pub max_volume_bytes: Option<u64>,
+}
+
+impl Retention {
+    /// Whether a file of `len` bytes must be rotated before `more` are added.
+    pub fn is_due(&self, file: &LogFile, len: u64, more: u64) -> bool {
+        let too_large = self.rotate_size.is_some_and(|size| len + more > size);
+        let too_old = || self.rotate_age.is_some_and(|age| file.age() >= age);
+        len > 0 && file.is_owned() && (too_large || too_old())
+    }
+
+    /// Renames a file out of the way and deletes the rotated ones beyond the
+    /// number to keep. Returns how many records went with them.
+    pub fn rotate(&self, volume: &Volume, path: &FilePath) -> Result<u64, OpenError> {
+        let (dir, name) = volume.enter(path)?;
+        let full = volume.full_path(path);
+        let parent = full.parent().unwrap_or(volume.dir());
+        let mut numbers: Vec<u32> = rotated_in(parent, name).map_err(OpenError::Io)?;
+        numbers.sort_unstable();
+        let next = numbers.last().map_or(1, |last| last + 1);
+        rustix::fs::renameat(&dir, name, &dir, numbered(name, next))?;
+        numbers.push(next);
+        let mut deleted = 0;
+        let surplus = numbers.len().saturating_sub(self.rotate_keep as usize);
+        for number in &numbers[..surplus] {
+            let old = numbered(name, *number);
+            deleted += records_in(&parent.join(std::ffi::OsStr::from_bytes(&old))).unwrap_or(0);
+            rustix::fs::unlinkat(&dir, old, rustix::fs::AtFlags::empty())?;
+        }
+        Ok(deleted)
+    }
+}
+
+fn numbered(name: &[u8], number: u32) -> Vec<u8> {
+    [name, format!(".{number:0DIGITS$}").as_bytes()].concat()
+}
+
+/// The numbers of the rotated files of `name` in a directory.
+fn rotated_in(dir: &Path, name: &[u8]) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?.file_name();
+        let number = entry.as_bytes().strip_prefix(name).and_then(number_of);
+        numbers.extend(number);
+    }
+    Ok(numbers)
+}
+
+/// The number in `.000123`.
+fn number_of(suffix: &[u8]) -> Option<u32> {
+    let digits = suffix.strip_prefix(b".")?;
+    let is_number = digits.len() == DIGITS && digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')))
+}
+
+/// What lies in the volume, as far as we know.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// Bytes found by the last look, and written since.
+    bytes: Option<u64>,
+}
+
+/// What making room has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is room; so many records were deleted for it.
+    Made(u64),
+    /// There is none, and nothing of ours is left to delete.
+    None(u64),
+}
+
+impl Usage {
+    /// Makes room for `more` bytes beneath `limit`, by deleting our own oldest
+    /// rotated files. A look at the volume is taken only when what is known of
+    /// it says that it is full.
+    pub fn make_room(&mut self, volume: &Volume, limit: u64, more: u64) -> Room {
+        let mut deleted = 0;
+        if self.bytes.is_none_or(|bytes| bytes + more > limit) {
+            let mut found = Found::default();
+            found.look(volume.dir(), 0);
+            found.rotated.sort_unstable();
+            let mut oldest = found.rotated.iter();
+            while found.bytes + more > limit {
+                let Some((_, path, bytes)) = oldest.next() else {
+                    self.bytes = Some(found.bytes);
+                    return Room::None(deleted);
+                };
+                let records = records_in(path).unwrap_or(0);
+                match std::fs::remove_file(path) {
+                    Ok(()) => {
+                        deleted += records;
+                        found.bytes = found.bytes.saturating_sub(*bytes);
+                        log::info!("deleted to make room path={} records={records}", path.display());
+                    }
+                    Err(error) => log::warn!("cannot delete path={} error={error}", path.display()),
+                }
+            }
+            self.bytes = Some(found.bytes);
+        }
+        self.bytes = self.bytes.map(|bytes| bytes + more);
+        Room::Made(deleted)
+    }
+}
+
+/// Everything a look has found: bytes of all files, and the rotated ones that
+/// are ours with their age and size.
+#[derive(Debug, Default)]
+struct Found {
+    bytes: u64,
+    rotated: Vec<(SystemTime, PathBuf, u64)>,
+}
+
+impl Found {
+    /// Looks into a directory and those beneath it, following no link. What
+    /// can't be read counts as nothing.
+    fn look(&mut self, dir: &Path, depth: usize) {
+        let Ok(entries) = std::fs::read_dir(dir) else { return };
+        for entry in entries.flatten() {
+            let Ok(status) = entry.metadata() else { continue };
+            if status.is_dir() && depth < MAX_DEPTH {
+                self.look(&entry.path(), depth + 1);
+            } else if status.is_file() {
+                let bytes = status.len().max(std::os::unix::fs::MetadataExt::blocks(&status) * 512);
+                self.bytes += bytes;
+                let name = entry.file_name();
+                let suffix = name.as_bytes().len().checked_sub(DIGITS + 1);
+                let rotated = suffix.and_then(|at| number_of(&name.as_bytes()[at..])).is_some();
+                if rotated && is_ours(&entry.path()) {
+                    let written = status.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    self.rotated.push((written, entry.path(), bytes));
+                }
+            }
+        }
+    }
+}
+
+const OBJECT: &[u8] = b"{\"instance\":";
+const CALL: &[u8] = b"Handle";
+const BLOCK: &[u8] = b"  {";
+
+/// Whether a file begins as our records do.
+fn is_ours(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(OBJECT.len() as u64).read_to_end(&mut start));
+    read.is_ok() && (start == OBJECT || start.starts_with(CALL))
+}
+
+/// Counts the instances in a file: lines of JSON, and the opening lines of the
+/// text's blocks.
+pub fn records_in(path: &Path) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let mut block = vec![0; 64 * 1024];
+    let mut line = Vec::with_capacity(OBJECT.len() + 1);
+    let mut records = 0;
+    loop {
+        let read = file.read(&mut block)?;
+        if read == 0 {
+            return Ok(records);
+        }
+        for byte in &block[..read] {
+            if *byte != b'\n' {
+                if line.len() <= OBJECT.len() {
+                    line.push(*byte);
+                }
+                continue;
+            }
+            if line == BLOCK || line.starts_with(OBJECT) {
+                records += 1;
+            }
+            line.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str) -> Volume {
+        let dir = std::env::temp_dir().join(format!("retention-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Volume::open(&dir).unwrap()
+    }
+
+    fn names(volume: &Volume) -> Vec<String> {
+        let entries = std::fs::read_dir(volume.dir()).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn rotation_keeps_as_many_as_asked_and_counts_what_goes() {
+        let volume = volume("keep");
+        let path = volume.resolve(b"out.txt").unwrap();
+        let keep_two = Retention { rotate_keep: 2, ..Retention::default() };
+        let mut deleted = 0;
+        for _ in 0..4 {
+            std::fs::write(volume.full_path(&path), "{\"instance\":1}\n{\"instance\":2}\n").unwrap();
+            deleted += keep_two.rotate(&volume, &path).unwrap();
+        }
+        std::fs::write(volume.dir().join("out.txt.1"), "a stranger's").unwrap();
+        assert_eq!(names(&volume), ["out.txt.000003", "out.txt.000004", "out.txt.1"]);
+        assert_eq!(deleted, 4);
+        std::fs::remove_dir_all(volume.dir()).unwrap();
+    }
+
+    #[test]
+    fn room_is_made_by_deleting_our_oldest_and_nothing_else() {
+        let volume = volume("room");
+        let write = |name: &str, content: &str| std::fs::write(volume.dir().join(name), content).unwrap();
+        let record = format!("{{\"instance\":\"{}\"}}\n", "x".repeat(4000));
+        write("b.txt.000001", &record.repeat(2));
+        std::thread::sleep(Duration::from_millis(20));
+        write("a.txt.000009", &record);
+        write("notes.000001", "a stranger's, though numbered");
+        let mut usage = Usage::default();
+        assert_eq!(usage.make_room(&volume, 40_000, 10), Room::Made(0));
+        assert_eq!(usage.make_room(&volume, 40_000, 28_000), Room::Made(2));
+        assert_eq!(names(&volume), ["a.txt.000009", "notes.000001"]);
+        assert_eq!(usage.make_room(&volume, 40_000, 38_000), Room::None(1));
+        assert_eq!(names(&volume), ["notes.000001"]);
+        std::fs::remove_dir_all(volume.dir()).unwrap();
+    }
+
+    #[test]
+    fn instances_are_counted_in_both_formats() {
+        let path = std::env::temp_dir().join(format!("records-{}", std::process::id()));
+        let text = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:,}\n  Instances: 'a':\n  {\n\t\tValue = 1\n  }'b':\n  {\n  }\n";
+        std::fs::write(&path, format!("{text}{{\"instance\":\"a\"}}\n")).unwrap();
+        assert_eq!(records_in(&path).unwrap(), 3);
+        std::fs::remove_file(path).unwrap();
+    }
+}

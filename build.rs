@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// The definitions whose types the program or its tests use.
-const PROTOS: [&str; 8] = [
+const PROTOS: [&str; 9] = [
     "grpc/health/v1/health.proto",
     "google/rpc/status.proto",
     "mixer/adapter/model/v1beta1/check.proto",
@@ -14,6 +14,7 @@ const PROTOS: [&str; 8] = [
     "mixer/template/logentry.proto",
     "mixer/template/metric.proto",
     "mygrpcadapter/config/v1/params.proto",
+    "policy/v1beta1/http_response.proto",
 ];
 
 fn main() -> Result<()> {

@@ -12,7 +12,8 @@ use crate::sink::Fsync;
 pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
 
 /// An out-of-process adapter for Istio's Mixer. Serves gRPC in plaintext on all
-/// addresses, and appends the metric instances it is sent to files on a volume.
+/// addresses: appends the instances it is sent to files on a volume, keeps a histogram of log entries,
+/// and answers authorization checks.
 #[derive(Debug, FromArgs)]
 #[argh(
     help_triggers("-h", "--help"),
@@ -21,6 +22,7 @@ pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), "
     note = "DURATION is a number with a unit: 500ms, 5s, 2m, 1h. SIZE is one in bytes, or with KiB, MiB, GiB.",
     note = "RUST_LOG sets what is logged: error, warn, info (the default), debug.",
     error_code(64, "the command line is wrong"),
+    error_code(66, "the file of keys can't be read"),
     error_code(69, "the port is taken, or not ours to take"),
     error_code(71, "the system refuses a thread or a signal handler"),
     error_code(73, "the volume is missing or not writable"),
@@ -31,7 +33,7 @@ pub struct Args {
     #[argh(positional, default = "8000")]
     pub port: u16,
 
-    /// the directory that holds all files (default: /volume)
+    /// the directory that holds all files; none for a deployment that writes none (default: /volume)
     #[argh(option, arg_name = "DIR", default = "PathBuf::from(\"/volume\")")]
     pub volume: PathBuf,
 
@@ -63,6 +65,27 @@ pub struct Args {
     #[argh(option, arg_name = "SIZE", from_str_fn(size))]
     pub max_volume_bytes: Option<u64>,
 
+    /// the port for /metrics, /healthz and /readyz; off for none (default: 9145)
+    #[argh(option, arg_name = "PORT", from_str_fn(port_or_off), default = "Some(9145)")]
+    pub metrics_port: Option<u16>,
+
+    /// bounds of the latency histogram in seconds, ascending, as in 0.01,0.1,1; or gatewaymetric for that
+    /// adapter's own (default: Prometheus's usual ones)
+    #[argh(option, arg_name = "BOUNDS", from_str_fn(buckets), default = "Bounds(USUAL_BUCKETS.to_vec())")]
+    pub buckets: Bounds,
+
+    /// series in the histogram; more share one (default: 2000)
+    #[argh(option, arg_name = "N", from_str_fn(count), default = "2000")]
+    pub max_series: u32,
+
+    /// keep the query string of URLs in the histogram's labels
+    #[argh(switch)]
+    pub keep_query: bool,
+
+    /// a file of keys for authorization, one per line, read again when it changes
+    #[argh(option, arg_name = "PATH")]
+    pub auth_keys_file: Option<PathBuf>,
+
     /// connections served at once; more wait (default: 64)
     #[argh(option, arg_name = "N", from_str_fn(count), default = "64")]
     pub max_connections: u32,
@@ -92,7 +115,12 @@ pub struct Args {
     pub version: bool,
 }
 
-const SWITCHES: [&str; 3] = ["--help", "--reuse-port", "--version"];
+const USUAL_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const SWITCHES: [&str; 4] = ["--help", "--keep-query", "--reuse-port", "--version"];
+
+/// Upper bounds of a histogram's buckets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bounds(pub Vec<f64>);
 
 /// What became of reading the command line, other than arguments.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,6 +193,28 @@ fn size(text: &str) -> Result<u64, String> {
 fn count(text: &str) -> Result<u32, String> {
     let number = text.parse().ok().filter(|number| (1..=100_000).contains(number));
     number.ok_or_else(|| String::from("write a number from 1 to 100000"))
+}
+
+fn port_or_off(text: &str) -> Result<Option<u16>, String> {
+    match text {
+        "off" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| String::from("write a port or off")),
+    }
+}
+
+/// Reads the histogram's bounds.
+fn buckets(text: &str) -> Result<Bounds, String> {
+    if text == "gatewaymetric" {
+        // Each bound is the last one plus the width, rounding and all.
+        let bounds = std::iter::successors(Some(-0.00099), |bound| Some(bound + 0.0001));
+        return Ok(Bounds(bounds.take(20).collect()));
+    }
+    let bounds: Option<Vec<f64>> = text.split(',').map(|bound| bound.trim().parse().ok()).collect();
+    let ascends =
+        |bounds: &Vec<f64>| bounds.iter().all(|bound| bound.is_finite()) && bounds.is_sorted_by(|a, b| a < b);
+    bounds.filter(|bounds| bounds.len() <= 64 && ascends(bounds)).map(Bounds).ok_or_else(|| {
+        String::from("write at most 64 numbers, ascending, as in 0.01,0.1,1; or gatewaymetric")
+    })
 }
 
 fn fsync(text: &str) -> Result<Fsync, String> {

@@ -9,8 +9,10 @@
 //! | [`mixer`] | Mixer's messages, walked in place, to records |
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
+//! | [`histogram`], [`policy`] | records to a latency, or to a verdict |
+//! | [`store`] | who waits for a record to be written |
 //! | [`sink`], [`volume`] | text to a file, and the word back that it is there |
-//! | [`counters`] | what was done, in numbers |
+//! | [`counters`], [`metrics`], [`admin`] | what was done, in numbers, on a port of its own |
 //! | [`health`], [`shutdown`] | whether we serve, and how we stop |
 //! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`run`] | the command line, and all of it put together |
@@ -18,13 +20,17 @@
 //! A front end (`mixer`) speaks one wire protocol and knows nothing of files;
 //! the core (`record` to `volume`) knows nothing of protobuf, gRPC or async.
 
+pub mod admin;
 pub mod admission;
 pub mod cli;
 pub mod codec;
 pub mod counters;
 pub mod health;
+pub mod histogram;
+pub mod metrics;
 pub mod mixer;
 pub mod pb;
+pub mod policy;
 pub mod record;
 pub mod render;
 pub mod run;
@@ -32,5 +38,6 @@ pub mod server;
 pub mod service;
 pub mod shutdown;
 pub mod sink;
+pub mod store;
 pub mod tools;
 pub mod volume;

@@ -79,11 +79,11 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Forgets the last instance and begins one whose fields are `unset`.
-    pub fn begin(&mut self, unset: impl Iterator<Item = Value<'a>>) {
+    /// Forgets the last instance and begins one of `columns` values, all absent.
+    pub fn begin(&mut self, columns: usize) {
         self.name = &[];
         self.values.clear();
-        self.values.extend(unset);
+        self.values.resize(columns, Value::Absent);
         self.entries.clear();
         self.pairs.clear();
     }
@@ -147,6 +147,16 @@ impl<'a> Record<'a> {
         self.pairs.get(stretch.start as usize..stretch.end as usize).unwrap_or_default()
     }
 
+    /// Takes the entry for `key` out of the map in field `map`: it is shown to
+    /// nobody.
+    pub fn hide(&mut self, map: usize, key: &[u8]) {
+        let Some(Value::Map(stretch)) = self.values.get_mut(map) else { return };
+        let (start, end) = (stretch.start as usize, stretch.end as usize);
+        let Some(at) = self.entries[start..end].iter().position(|entry| entry.key == key) else { return };
+        self.entries[start..end].copy_within(at + 1.., at);
+        stretch.end -= 1;
+    }
+
     /// The value that the map in field `map` has for `key`.
     pub fn lookup(&self, map: usize, key: &[u8]) -> Value<'a> {
         let Some(Value::Map(stretch)) = self.values.get(map) else { return Value::Absent };
@@ -195,7 +205,7 @@ mod tests {
     #[test]
     fn maps_are_sorted_bytewise_and_the_last_of_equal_keys_wins() {
         let mut record = Record::default();
-        record.begin([Value::Absent; 3].into_iter());
+        record.begin(3);
         for (map, key, value) in [
             (2, "b", 1),
             (1, "a-long-key-2", 2),
@@ -217,12 +227,15 @@ mod tests {
         assert_eq!(record.values[0], Value::Absent);
         assert_eq!(record.lookup(2, b"b"), Value::Int(5));
         assert_eq!(record.lookup(2, b"c"), Value::Absent);
+        record.hide(2, b"a");
+        record.hide(2, b"c");
+        assert_eq!(keys(&record, 2), [(&b"b"[..], Value::Int(5))]);
     }
 
     #[test]
     fn string_maps_follow_the_same_rules() {
         let mut record = Record::default();
-        record.begin([Value::Absent].into_iter());
+        record.begin(1);
         record.push_pair(b"z", b"other map");
         let start = record.pairs_len();
         for (key, value) in [("b", "1"), ("a", "2"), ("b", "3")] {

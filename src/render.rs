@@ -7,6 +7,8 @@ pub mod go;
 pub mod json;
 pub mod text;
 
+use crate::record::Record;
+
 /// How one field of a template is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
@@ -14,6 +16,25 @@ pub struct Column {
     pub label: &'static str,
     /// Its key in JSON.
     pub key: &'static str,
+    /// Whether the text shows it as one writes it, or as Go prints a Value.
+    pub plain: bool,
+}
+
+impl Column {
+    /// A Value, shown in the text as Go prints it.
+    pub const fn value(label: &'static str, key: &'static str) -> Self {
+        Self { label, key, plain: false }
+    }
+
+    /// A field of a type of its own.
+    pub const fn plain(label: &'static str, key: &'static str) -> Self {
+        Self { label, key, plain: true }
+    }
+
+    /// A field that the text leaves out.
+    pub const fn json(key: &'static str) -> Self {
+        Self { label: "", key, plain: true }
+    }
 }
 
 /// How a template is shown: the name of its call, and its fields in order.
@@ -35,4 +56,44 @@ pub enum Format {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+/// A format at work on one request.
+#[derive(Debug)]
+pub struct Style {
+    format: Format,
+    received_at: Vec<u8>,
+}
+
+impl Style {
+    /// For a request that is received now.
+    pub fn new(format: Format) -> Self {
+        let mut received_at = Vec::new();
+        if format == Format::Json {
+            go::now(&mut received_at);
+        }
+        Self { format, received_at }
+    }
+
+    /// What comes before the instances. `file_path` is the handler's own text.
+    pub fn head(&self, layout: &Layout, file_path: &[u8], out: &mut Vec<u8>) {
+        if self.format == Format::Text {
+            text::head(out, layout, file_path);
+        }
+    }
+
+    /// One instance.
+    pub fn instance(&self, layout: &Layout, record: &Record, out: &mut Vec<u8>) {
+        match self.format {
+            Format::Text => text::instance(out, layout, record),
+            Format::Json => json::instance(out, layout, record, &self.received_at),
+        }
+    }
+
+    /// What comes after the last instance.
+    pub fn tail(&self, out: &mut Vec<u8>) {
+        if self.format == Format::Text {
+            text::tail(out);
+        }
+    }
 }

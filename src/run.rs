@@ -5,17 +5,22 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::admin;
 use crate::admission::Admission;
 use crate::cli::Args;
 use crate::counters::Counters;
 use crate::health::{self, Health, Service};
+use crate::histogram::{self, Histogram};
+use crate::metrics::Sources;
 use crate::mixer::{self, Mixer};
+use crate::policy::KeyFile;
 use crate::server::{self, Limits};
 use crate::service::Adapter;
 use crate::shutdown::{self, Signals};
 use crate::sink::{Settings, Sink};
+use crate::store::Store;
 use crate::volume::Volume;
 use crate::volume::retention::Retention;
 
@@ -33,6 +38,8 @@ const HEALTH: Service = Service { name: "grpc.health.v1.Health", needs_volume: f
 pub enum StartError {
     /// The command line is wrong (64).
     Usage(String),
+    /// The file of keys can't be read (66).
+    Keys(String),
     /// The port can't be had (69).
     Port(String),
     /// The system refuses something it never should (71).
@@ -46,6 +53,7 @@ impl StartError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 64,
+            Self::Keys(_) => 66,
             Self::Port(_) => 69,
             Self::System(_) => 71,
             Self::Volume(_) => 73,
@@ -56,9 +64,11 @@ impl StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Port(text) | Self::System(text) | Self::Volume(text) => {
-                f.write_str(text)
-            }
+            Self::Usage(text)
+            | Self::Keys(text)
+            | Self::Port(text)
+            | Self::System(text)
+            | Self::Volume(text) => f.write_str(text),
         }
     }
 }
@@ -67,6 +77,7 @@ impl fmt::Display for StartError {
 #[derive(Debug)]
 struct Bound {
     listener: TcpListener,
+    admin: Option<TcpListener>,
     mixer: Arc<Mixer>,
     signals: Signals,
 }
@@ -77,27 +88,52 @@ pub fn run(args: Args) -> Result<ExitCode, StartError> {
     let runtime =
         runtime.map_err(|error| StartError::System(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
-        let volume = open_volume(&args.volume)?;
-        let default_file = volume.resolve(args.default_file.as_bytes());
-        let default_file =
-            default_file.map_err(|rule| StartError::Usage(format!("--default-file: {rule}")))?;
-        let signals = Signals::register()
-            .map_err(|error| StartError::System(format!("cannot register for signals: {error}")))?;
-        let listener = server::bind(args.port, args.reuse_port)
-            .map_err(|error| StartError::Port(format!("cannot listen on port {}: {error}", args.port)))?;
-        let counters = Arc::new(Counters::default());
-        let sink = Sink::start(volume.clone(), settings(&args), counters)
-            .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
-        let mixer = Arc::new(Mixer {
-            sink,
-            volume,
-            default_file,
-            format: args.format,
-            queue_timeout: args.queue_timeout,
-            sessions: AtomicU64::new(0),
-        });
-        Ok(serve(Bound { listener, mixer, signals }, &args).await)
+        let bound = bind(&args)?;
+        Ok(serve(bound, &args).await)
     })
+}
+
+fn bind(args: &Args) -> Result<Bound, StartError> {
+    let signals = Signals::register()
+        .map_err(|error| StartError::System(format!("cannot register for signals: {error}")))?;
+    let listen = |port, reuse_port| {
+        let listener = server::bind(port, reuse_port);
+        listener.map_err(|error| StartError::Port(format!("cannot listen on port {port}: {error}")))
+    };
+    let keys = match &args.auth_keys_file {
+        Some(path) => Some(KeyFile::open(path).map_err(|error| {
+            StartError::Keys(format!("cannot read the keys in {}: {error}", path.display()))
+        })?),
+        None => None,
+    };
+    let counters = Arc::new(Counters::default());
+    let store = match args.volume.as_os_str().to_str() {
+        Some("none") => None,
+        _ => Some(open_store(args, &counters)?),
+    };
+    let listener = listen(args.port, args.reuse_port)?;
+    let admin = args.metrics_port.map(|port| listen(port, args.reuse_port)).transpose()?;
+    let histogram = Histogram::new(histogram::Settings {
+        buckets: args.buckets.0.clone(),
+        max_series: args.max_series as usize,
+        keep_query: args.keep_query,
+    });
+    let mixer = Arc::new(Mixer { store, histogram, keys, counters, sessions: AtomicU64::new(0) });
+    Ok(Bound { listener, admin, mixer, signals })
+}
+
+fn open_store(args: &Args, counters: &Arc<Counters>) -> Result<Store, StartError> {
+    let volume = Volume::open(&args.volume).map_err(|error| {
+        StartError::Volume(format!(
+            "cannot write in the volume {}: {error}; mount one there or name another with --volume",
+            args.volume.display()
+        ))
+    })?;
+    let default_file = volume.resolve(args.default_file.as_bytes());
+    let default_file = default_file.map_err(|rule| StartError::Usage(format!("--default-file: {rule}")))?;
+    let sink = Sink::start(volume.clone(), settings(args), Arc::clone(counters))
+        .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
+    Ok(Store { sink, volume, default_file, format: args.format, patience: args.queue_timeout })
 }
 
 fn settings(args: &Args) -> Settings {
@@ -110,34 +146,28 @@ fn settings(args: &Args) -> Settings {
     Settings { fsync: args.fsync, retention, capacity: QUEUE_BYTES, stall: STALL }
 }
 
-fn open_volume(dir: &std::path::Path) -> Result<Volume, StartError> {
-    Volume::open(dir).map_err(|error| {
-        StartError::Volume(format!(
-            "cannot write in the volume {}: {error}; mount one there or name another with --volume",
-            dir.display()
-        ))
-    })
-}
-
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
-    let (drain_delay, drain_timeout) = (args.drain_delay, args.drain_timeout);
-    let Bound { listener, mixer, mut signals } = bound;
+    let Bound { listener, admin, mixer, mut signals } = bound;
     let health = Health::new(mixer::SERVICES.into_iter().chain([HEALTH]));
     let admission = Admission::new(args.queue_timeout);
-    let adapter = Adapter { mixer: Arc::clone(&mixer), health: health.clone(), admission };
-    let (delivering, told) = (Arc::clone(&mixer), health.clone());
-    tokio::spawn(async move { mixer::deliver(&delivering, &told, STALL).await });
-    let limits = Limits { connections: args.max_connections, connection_age: args.max_connection_age };
-    match listener.local_addr() {
-        Ok(address) => log::info!("listening on \"{address}\""),
-        Err(error) => log::warn!("listening on an address the system can't name error={error}"),
+    say_where(&listener, admin.as_ref());
+    start_delivering(&mixer, &health);
+    if let Some(admin) = admin {
+        let (mixer, admission, health) = (Arc::clone(&mixer), admission.clone(), health.clone());
+        let sources = Sources { mixer, admission, health, started: SystemTime::now() };
+        tokio::spawn(admin::serve(admin, sources));
     }
+    let adapter = Adapter { mixer: Arc::clone(&mixer), health: health.clone(), admission };
+    let limits = Limits {
+        counters: Arc::clone(&mixer.counters),
+        connections: args.max_connections,
+        connection_age: args.max_connection_age,
+    };
     let mut states = health.states();
     let overdue = async {
         health::closing(&mut states).await;
-        tokio::time::sleep(drain_timeout).await;
+        tokio::time::sleep(args.drain_timeout).await;
     };
-    let started = Instant::now();
     tokio::select! {
         outcome = server::serve(listener, adapter, limits, health.states()) => {
             if let Err(error) = outcome {
@@ -145,15 +175,43 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
                 return ExitCode::from(71);
             }
         }
-        () = overdue => log::warn!("connections still open at the deadline, cut drain_timeout={drain_timeout:?}"),
-        code = shutdown::drain(&mut signals, &health, drain_delay) => return ExitCode::from(code),
+        () = overdue => {
+            log::warn!("connections are still open at the deadline, cut drain_timeout={:?}", args.drain_timeout);
+        }
+        code = shutdown::drain(&mut signals, &health, args.drain_delay) => return ExitCode::from(code),
     }
+    finish(&mixer, args.drain_timeout)
+}
+
+fn start_delivering(mixer: &Arc<Mixer>, health: &Health) {
+    let (mixer, health) = (Arc::clone(mixer), health.clone());
+    tokio::spawn(async move {
+        if let Some(store) = &mixer.store {
+            store.deliver(&health, &mixer.counters, STALL).await;
+        }
+    });
+}
+
+fn say_where(listener: &TcpListener, admin: Option<&TcpListener>) {
+    for (listener, what) in [(Some(listener), ""), (admin, "metrics ")] {
+        match listener.map(TcpListener::local_addr) {
+            Some(Ok(address)) => log::info!("{what}listening on \"{address}\""),
+            Some(Err(error)) => {
+                log::warn!("{what}listening on an address the system can't name error={error}")
+            }
+            None => {}
+        }
+    }
+}
+
+/// Writes what is queued and puts it on disk.
+fn finish(mixer: &Mixer, drain_timeout: Duration) -> ExitCode {
     let deadline = Instant::now() + drain_timeout.max(Duration::from_millis(500));
-    let unwritten = mixer.sink.close(deadline);
+    let unwritten = mixer.store.as_ref().map_or(0, |store| store.sink.close(deadline));
     if unwritten > 0 {
         log::error!("the volume did not take what was queued, unacknowledged bytes={unwritten}");
         return ExitCode::from(74);
     }
-    log::info!("stopped after={:?}", started.elapsed());
+    log::info!("stopped");
     ExitCode::SUCCESS
 }

@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tonic::body::Body;
 
+use crate::counters::Counters;
 use crate::health::{State, closing};
 
 /// Mixer's worker pool has 1,024 calls in flight at the most, all on one
@@ -43,9 +44,11 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 
-/// What can be asked of a server.
-#[derive(Clone, Copy, Debug)]
+/// What can be asked of a server, and where it counts.
+#[derive(Clone, Debug)]
 pub struct Limits {
+    /// Where connections are counted.
+    pub counters: Arc<Counters>,
     /// Connections served at once; more wait in the kernel's queue.
     pub connections: u32,
     /// How old a connection gets before it is asked to close.
@@ -98,8 +101,11 @@ where
             let stream = accept(&listener).await;
             let open = limits.connections as usize - places.available_permits();
             let connection = speak(stream, service.clone(), told.clone(), open, limits.connection_age);
+            limits.counters.connections.fetch_add(1, Ordering::Relaxed);
+            let counters = Arc::clone(&limits.counters);
             tokio::spawn(async move {
                 connection.await;
+                counters.connections.fetch_sub(1, Ordering::Relaxed);
                 drop(place);
             });
         }
@@ -115,7 +121,7 @@ where
 
 /// The next connection. When the system is out of descriptors or memory there
 /// is nothing to do but to wait for some to come free.
-async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
+pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
     let mut pause = Duration::from_millis(5);
     loop {
         match listener.accept().await {

@@ -49,7 +49,7 @@ impl Service<Request<Incoming>> for Adapter {
 impl Adapter {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        if let Err(refusal) = speaks_grpc(&head.headers) {
+        if let Some(refusal) = refusal(&head.headers) {
             return refusal;
         }
         let deadline = deadline(&head.headers);
@@ -67,34 +67,38 @@ impl Adapter {
             }
             _ => {}
         }
-        let Some(method) = Method::at(path) else {
+        let Some((method, service)) = Method::at(path) else {
             return Status::unimplemented("no such method here").into_http();
         };
         // A list of headers may be large; nothing more is needed of it.
         drop(head);
         match self.admission.admit(body).await {
             Ok((body, share)) => {
-                let call = Call { mixer: Arc::clone(&self.mixer), method, share: Some(share), deadline };
+                let call =
+                    Call { mixer: Arc::clone(&self.mixer), method, service, share: Some(share), deadline };
                 grpc.max_decoding_message_size(MAX_MESSAGE).unary(call, Request::new(body)).await
             }
-            Err(status) => status.into_http(),
+            Err(status) => {
+                self.mixer.counters.answered(service, status.code());
+                status.into_http()
+            }
         }
     }
 }
 
 /// Refuses what isn't gRPC, and messages that are compressed: Mixer never
 /// compresses, and a bomb is a few bytes until it is unpacked.
-fn speaks_grpc(headers: &HeaderMap) -> Result<(), Response<Body>> {
+fn refusal(headers: &HeaderMap) -> Option<Response<Body>> {
     let is_grpc =
         headers.get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if !is_grpc {
         let mut refusal = Response::new(Body::empty());
         *refusal.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Err(refusal);
+        return Some(refusal);
     }
     match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(()),
-        Some(_) => Err(Status::unimplemented("compressed messages are not taken").into_http()),
+        None | Some(b"identity") => None,
+        Some(_) => Some(Status::unimplemented("compressed messages are not taken").into_http()),
     }
 }
 
@@ -124,6 +128,7 @@ impl ServerStreamingService<Bytes> for Watch {
 struct Call {
     mixer: Arc<Mixer>,
     method: Method,
+    service: usize,
     share: Option<Share>,
     deadline: Option<Instant>,
 }
@@ -133,11 +138,15 @@ impl UnaryService<Bytes> for Call {
     type Future = Answer<Bytes>;
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let (mixer, method) = (Arc::clone(&self.mixer), self.method);
+        let (mixer, method, service) = (Arc::clone(&self.mixer), self.method, self.service);
         let Some(share) = self.share.take() else {
             return Box::pin(std::future::ready(Err(Status::internal("a call is made once"))));
         };
         let message = Message { bytes: request.into_inner(), share, deadline: self.deadline };
-        Box::pin(async move { mixer.call(method, message).await.map(tonic::Response::new) })
+        Box::pin(async move {
+            let outcome = mixer.call(method, message).await;
+            mixer.counters.answered(service, outcome.as_ref().err().map_or(tonic::Code::Ok, Status::code));
+            outcome.map(tonic::Response::new)
+        })
     }
 }

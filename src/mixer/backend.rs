@@ -12,15 +12,17 @@ const OK: i32 = 0;
 const INVALID_ARGUMENT: i32 = 3;
 
 /// What is wrong with the params of a handler, if anything.
-pub fn validate(request: &ValidateRequest, volume: &Volume) -> ValidateResponse {
+pub fn validate(request: &ValidateRequest, volume: Option<&Volume>) -> ValidateResponse {
     let any = request
         .adapter_config
         .as_ref()
         .map(|any| Any { type_url: any.type_url.as_bytes(), value: &any.value });
-    let verdict = config::read(any.unwrap_or_default()).and_then(|config| match config.file_path() {
-        b"" => Ok(()),
-        path => volume.resolve(path).map(drop),
-    });
+    let verdict =
+        config::read(any.unwrap_or_default()).and_then(|config| match (config.file_path(), volume) {
+            (b"", _) => Ok(()),
+            (_, None) => Err(String::from("file_path: there is no volume to write to: --volume none")),
+            (path, Some(volume)) => volume.resolve(path).map(drop),
+        });
     let status = match verdict {
         Ok(()) => status(OK, String::new()),
         Err(reason) => status(INVALID_ARGUMENT, reason),

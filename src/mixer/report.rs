@@ -1,27 +1,86 @@
 //! A report: its instances, rendered into the sink's buffer.
 
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tonic::Status;
+
 use super::config::{self, Any, Config};
+use super::templates::VARIABLES;
 use super::walk::{self, Template};
 use super::wire::{Malformed, Reader, WireType};
+use super::{Message, Mixer};
+use crate::histogram::Observations;
 use crate::record::Record;
-use crate::render::{Format, go, json, text};
+use crate::render::{Format, Style};
+use crate::sink::Outcome;
+use crate::store::{self, Ticket};
 
 /// The most instances one request may bring.
 pub const MAX_INSTANCES: usize = 65_536;
 /// The most bytes one request may become.
-pub const MAX_RENDERED: usize = 8 * 1024 * 1024;
+pub const MAX_RENDERED: usize = 6 * 1024 * 1024;
 
-/// Why a report is not taken.
+/// Why a request is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It isn't a request of this template.
     Malformed(Malformed),
     /// Its config is wrong; the text says how.
     Config(String),
+    /// It needs a volume, and there is none.
+    NoVolume,
     /// It has too many instances.
     Instances,
     /// It becomes too many bytes.
     Rendered,
+    /// The queue was full for too long.
+    Queue,
+    /// Its caller waits no longer.
+    Deadline,
+}
+
+/// A refusal's label in the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// See [`Refusal::Malformed`].
+    Malformed,
+    /// See [`Refusal::Config`].
+    Config,
+    /// See [`Refusal::NoVolume`].
+    NoVolume,
+    /// See [`Refusal::Instances`].
+    Instances,
+    /// See [`Refusal::Rendered`].
+    Rendered,
+    /// See [`Refusal::Queue`].
+    Queue,
+    /// See [`Refusal::Deadline`].
+    Deadline,
+    /// A record of a verdict that found no room.
+    Audit,
+}
+
+impl Cause {
+    /// All of them with their labels, in the order of the counters.
+    pub const ALL: [&str; 8] =
+        ["malformed", "config", "no_volume", "instances", "rendered", "queue", "deadline", "audit"];
+}
+
+impl Refusal {
+    /// What it is counted under.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Malformed(_) => Cause::Malformed,
+            Self::Config(_) => Cause::Config,
+            Self::NoVolume => Cause::NoVolume,
+            Self::Instances => Cause::Instances,
+            Self::Rendered => Cause::Rendered,
+            Self::Queue => Cause::Queue,
+            Self::Deadline => Cause::Deadline,
+        }
+    }
 }
 
 impl From<Malformed> for Refusal {
@@ -37,6 +96,8 @@ pub struct Report<'a> {
     message: &'a [u8],
     /// What its handler asks for.
     pub config: Config<'a>,
+    /// How many instances it has.
+    pub instances: usize,
 }
 
 impl<'a> Report<'a> {
@@ -63,35 +124,36 @@ impl<'a> Report<'a> {
         if instances > MAX_INSTANCES {
             return Err(Refusal::Instances);
         }
-        Ok(Self { message, config: config::read(any).map_err(Refusal::Config)? })
+        Ok(Self { message, config: config::read(any).map_err(Refusal::Config)?, instances })
     }
 
     /// Appends all its instances to `out`: the walkthrough's text, or lines of
-    /// JSON.
-    pub fn render(&self, template: &Template, format: Format, out: &mut Vec<u8>) -> Result<(), Refusal> {
-        match format {
-            Format::Text => {
-                text::head(out, &template.layout, self.config.file_path());
-                self.each(template, out, |out, record| text::instance(out, &template.layout, record))?;
-                text::tail(out);
-            }
-            Format::Json => {
-                let mut now = Vec::with_capacity(32);
-                go::now(&mut now);
-                self.each(template, out, |out, record| json::instance(out, &template.layout, record, &now))?;
-            }
-        }
+    /// JSON. `note` sees every record.
+    pub fn render(
+        &self,
+        template: &Template,
+        format: Format,
+        out: &mut Vec<u8>,
+        mut note: impl FnMut(&Record),
+    ) -> Result<(), Refusal> {
+        let limit = out.len() + MAX_RENDERED;
+        let style = Style::new(format);
+        style.head(&template.layout, self.config.file_path(), out);
+        self.each(template, |record| {
+            style.instance(&template.layout, record, out);
+            note(record);
+            if out.len() > limit { Err(Refusal::Rendered) } else { Ok(()) }
+        })?;
+        style.tail(out);
         Ok(())
     }
 
-    /// Shows one instance after the other.
-    fn each(
+    /// Reads one instance after the other.
+    pub fn each(
         &self,
         template: &Template,
-        out: &mut Vec<u8>,
-        show: impl Fn(&mut Vec<u8>, &Record),
+        mut see: impl FnMut(&Record) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let limit = out.len() + MAX_RENDERED;
         let mut record = Record::default();
         let mut reader = Reader::new(self.message);
         while let Some(tag) = reader.tag()? {
@@ -99,12 +161,101 @@ impl<'a> Report<'a> {
                 reader.skip(tag)?;
                 continue;
             }
-            walk::instance(&mut record, template.fields, reader.bytes()?)?;
-            show(out, &record);
-            if out.len() > limit {
-                return Err(Refusal::Rendered);
-            }
+            walk::instance(&mut record, template, reader.bytes()?)?;
+            see(&record)?;
         }
         Ok(())
+    }
+}
+
+/// Appends one record as a request of its own.
+pub fn render_one(
+    template: &Template,
+    file_path: &[u8],
+    format: Format,
+    record: &Record,
+    out: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    let start = out.len();
+    let style = Style::new(format);
+    style.head(&template.layout, file_path, out);
+    style.instance(&template.layout, record, out);
+    style.tail(out);
+    if out.len() - start > MAX_RENDERED { Err(Refusal::Rendered) } else { Ok(()) }
+}
+
+impl Mixer {
+    /// Renders a report into its file's batch and waits until it is in the
+    /// file; log entries are added to the histogram, too. An empty message is
+    /// the whole answer.
+    pub(super) async fn report(
+        &self,
+        template: &Template,
+        observed: bool,
+        message: Message,
+    ) -> Result<Bytes, Status> {
+        let (instances, outcome) = match self.take(template, observed, message).await {
+            Ok(taken) => taken,
+            Err(refusal) => return Err(self.refuse(refusal)),
+        };
+        let outcome = match outcome {
+            Some(outcome) => outcome.await,
+            None => Ok(Ok(())),
+        };
+        match outcome {
+            Ok(Ok(())) => {
+                self.counters.took(template.layout.template, instances);
+                Ok(Bytes::new())
+            }
+            Ok(Err(failure)) => Err(store::status(&failure)),
+            Err(_) => Err(Status::unavailable("shutting down before the report was written")),
+        }
+    }
+
+    /// Takes a report, and returns how many instances it has and what to wait
+    /// for, if it goes to a file.
+    async fn take(
+        &self,
+        template: &Template,
+        observed: bool,
+        message: Message,
+    ) -> Result<(usize, Option<oneshot::Receiver<Outcome>>), Refusal> {
+        let waits = self.store.as_ref().filter(|store| !store.sink.has_room());
+        if let Some(store) = waits
+            && !store.room().await
+        {
+            return Err(Refusal::Queue);
+        }
+        if message.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(Refusal::Deadline);
+        }
+        let report = Report::read(&message.bytes)?;
+        let path = report.config.file_path();
+        let mut observations = Observations::default();
+        let mut note = |record: &Record| {
+            if observed {
+                self.histogram.note(record, VARIABLES, &mut observations);
+            }
+        };
+        // A log entry needs no file; the histogram is enough.
+        if path.is_empty() && observed {
+            report.each(template, |record| {
+                note(record);
+                Ok(())
+            })?;
+            self.histogram.add(&observations);
+            return Ok((report.instances, None));
+        }
+        let store = self.store.as_ref().ok_or(Refusal::NoVolume)?;
+        let path = match path {
+            b"" => store.default_file.clone(),
+            text => store.volume.resolve(text).map_err(Refusal::Config)?,
+        };
+        let format = report.config.format().unwrap_or(store.format);
+        let (waiting, outcome) = oneshot::channel();
+        let render = |out: &mut Vec<u8>| report.render(template, format, out, note);
+        store.sink.append(&path, format, Ticket::Report(waiting), render)?;
+        self.histogram.add(&observations);
+        Ok((report.instances, Some(outcome)))
     }
 }

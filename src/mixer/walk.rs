@@ -31,9 +31,18 @@ pub enum Kind {
     Time,
     /// An IPAddress.
     Ip,
+    /// A message whose fields have columns of their own.
+    Message(&'static [Field]),
 }
 
 impl Kind {
+    fn wire(self) -> WireType {
+        match self {
+            Self::Int | Self::Bool => WireType::Varint,
+            _ => WireType::Bytes,
+        }
+    }
+
     /// The value of a field that wasn't sent.
     fn unset(self) -> Value<'static> {
         match self {
@@ -41,73 +50,97 @@ impl Kind {
             Self::Int => Value::Int(0),
             Self::Bool => Value::Bool(false),
             Self::Map => Value::Map(Stretch::default()),
-            Self::Value | Self::Time | Self::Ip => Value::Absent,
+            Self::Value | Self::Time | Self::Ip | Self::Message(_) => Value::Absent,
         }
     }
 }
 
 /// One field of a template's instance.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
     /// Its number on the wire.
     pub number: i32,
     /// What it holds.
     pub kind: Kind,
+    /// The column of the layout, and value of the record, that it fills.
+    pub column: usize,
 }
 
-/// A template: where it is served, what an instance holds, how it is shown.
+impl Field {
+    /// A field in words as short as the tables need.
+    pub const fn new(number: i32, kind: Kind, column: usize) -> Self {
+        Self { number, kind, column }
+    }
+}
+
+/// A template: what an instance holds, and how it is shown.
 #[derive(Debug)]
 pub struct Template {
-    /// The instance's fields, in the order of the layout's columns.
+    /// The instance's fields.
     pub fields: &'static [Field],
     /// How it is shown.
     pub layout: Layout,
 }
 
 /// Reads one instance into `record`, in place of what it held.
-pub fn instance<'a>(record: &mut Record<'a>, fields: &[Field], message: &'a [u8]) -> Result<(), Malformed> {
-    record.begin(fields.iter().map(|field| field.kind.unset()));
+pub fn instance<'a>(
+    record: &mut Record<'a>,
+    template: &Template,
+    message: &'a [u8],
+) -> Result<(), Malformed> {
+    record.begin(template.layout.columns.len());
+    unset(record, template.fields);
+    fields(record, template.fields, message)?;
+    record.close();
+    Ok(())
+}
+
+/// Sets every field to what it is when it isn't sent.
+fn unset(record: &mut Record<'_>, fields: &[Field]) {
+    for field in fields {
+        match field.kind {
+            Kind::Message(inner) => unset(record, inner),
+            kind => record.values[field.column] = kind.unset(),
+        }
+    }
+}
+
+/// Reads the fields of an instance, or of a message in it. The tables nest no
+/// deeper than that.
+fn fields<'a>(record: &mut Record<'a>, fields: &[Field], message: &'a [u8]) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
     while let Some(tag) = reader.tag()? {
         if tag.field == NAME {
             tag.expect(WireType::Bytes)?;
             record.name = reader.bytes()?;
-            continue;
-        }
-        let Some(at) = fields.iter().position(|field| field.number == tag.field) else {
+        } else if let Some(known) = fields.iter().find(|field| field.number == tag.field) {
+            tag.expect(known.kind.wire())?;
+            field(record, *known, &mut reader)?;
+        } else {
             reader.skip(tag)?;
-            continue;
-        };
-        match fields[at].kind {
-            Kind::Int | Kind::Bool => tag.expect(WireType::Varint)?,
-            _ => tag.expect(WireType::Bytes)?,
-        }
-        match fields[at].kind {
-            Kind::Int => record.values[at] = Value::Int(reader.varint()? as i64),
-            Kind::Bool => record.values[at] = Value::Bool(reader.varint()? != 0),
-            Kind::String => record.values[at] = Value::String(reader.bytes()?),
-            Kind::Map => entry(record, at as u32, reader.bytes()?)?,
-            Kind::Value => {
-                let before = record.values[at];
-                record.values[at] = value(record, before, reader.bytes()?)?;
-            }
-            Kind::Time => {
-                let before = match record.values[at] {
-                    Value::Time(before) => before,
-                    _ => None,
-                };
-                record.values[at] = Value::Time(instant_in(before, reader.bytes()?)?);
-            }
-            Kind::Ip => {
-                let before = match record.values[at] {
-                    Value::Ip(before) => before,
-                    _ => &[],
-                };
-                record.values[at] = Value::Ip(text_in(before, reader.bytes()?)?);
-            }
         }
     }
-    record.close();
+    Ok(())
+}
+
+fn field<'a>(record: &mut Record<'a>, field: Field, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+    let before = record.values[field.column];
+    record.values[field.column] = match field.kind {
+        Kind::Int => Value::Int(reader.varint()? as i64),
+        Kind::Bool => Value::Bool(reader.varint()? != 0),
+        Kind::String => Value::String(reader.bytes()?),
+        Kind::Value => value(record, before, reader.bytes()?)?,
+        Kind::Map => return entry(record, field.column as u32, reader.bytes()?),
+        Kind::Message(inner) => return fields(record, inner, reader.bytes()?),
+        Kind::Time => {
+            let before = if let Value::Time(before) = before { before } else { None };
+            Value::Time(instant_in(before, reader.bytes()?)?)
+        }
+        Kind::Ip => {
+            let before = if let Value::Ip(before) = before { before } else { &[] };
+            Value::Ip(text_in(before, reader.bytes()?)?)
+        }
+    };
     Ok(())
 }
 

@@ -110,7 +110,7 @@ fn escaped(out: &mut Vec<u8>, text: &[u8]) {
 
 /// An address as one writes it, an IPv4 one dotted even where it comes mapped
 /// into 16 bytes; bytes that are no address in hexadecimal.
-fn address(out: &mut Vec<u8>, bytes: &[u8]) {
+pub fn address(out: &mut Vec<u8>, bytes: &[u8]) {
     let _ = if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         write!(out, "{}", Ipv4Addr::from(octets))
     } else if let Ok(octets) = <[u8; 16]>::try_from(bytes) {
@@ -185,10 +185,11 @@ mod tests {
         const LAYOUT: Layout = Layout {
             call: "HandleTest",
             template: "test",
-            columns: &[Column { label: "", key: "value" }, Column { label: "", key: "dimensions" }],
+            columns: &[Column::json("value"), Column::json("dimensions")],
         };
         let mut record = Record::default();
-        record.begin([Value::Int(7), Value::Absent].into_iter());
+        record.begin(2);
+        record.values[0] = Value::Int(7);
         record.name = b"i.instance.ns";
         record.push_entry(1, b"b", Value::Bool(false));
         record.push_entry(1, b"a", Value::String(b"x\ny"));

@@ -1,7 +1,7 @@
 //! The walkthrough's text, byte for byte: a head per request, a block per
 //! instance, values as Go's `%v` prints them.
 
-use super::{Layout, go};
+use super::{Layout, go, json};
 use crate::record::{Entry, Record, Stretch, Value};
 
 /// What comes before the instances of a request. `file_path` is the handler's
@@ -17,7 +17,10 @@ pub fn instance(out: &mut Vec<u8>, layout: &Layout, record: &Record) {
     for (column, shown) in layout.columns.iter().zip(&record.values) {
         if !column.label.is_empty() {
             put(out, &[b"\t\t", column.label.as_bytes(), b" = "]);
-            value(out, record, *shown);
+            match column.plain {
+                true => plain(out, record, *shown),
+                false => value(out, record, *shown),
+            }
             out.push(b'\n');
         }
     }
@@ -29,6 +32,19 @@ pub fn tail(out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+/// A value as one writes it.
+pub fn plain(out: &mut Vec<u8>, record: &Record, shown: Value) {
+    match shown {
+        Value::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+        Value::Ip(bytes) => json::address(out, bytes),
+        Value::Time(moment) => go::timestamp(out, moment),
+        Value::Duration(span) => go::duration(out, span),
+        Value::Email(text) | Value::Dns(text) | Value::Uri(text) => out.extend_from_slice(text),
+        other => value(out, record, other),
+    }
+}
+
+/// A value as Go's `%v` prints it.
 fn value(out: &mut Vec<u8>, record: &Record, shown: Value) {
     match shown {
         Value::Absent => out.extend_from_slice(b"<nil>"),

@@ -39,12 +39,14 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     let start = start(&mut file, args.from).map_err(fail)?;
     file.seek(SeekFrom::Start(start)).map_err(fail)?;
     copy(&mut file, out, path)?;
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         std::thread::sleep(PAUSE);
         file = current(file, path).map_err(fail)?;
         copy(&mut file, out, path)?;
     }
-    Ok(())
 }
 
 /// The file to go on with: this one from where it stands, from its start where

@@ -1,0 +1,320 @@
+//! Log entries as a Prometheus histogram of latency.
+//!
+//! Names, labels and their values are those of the adapter whose dashboards are
+//! in use: `http_request_seconds_histogram` by endpoint, fullurl, host, method
+//! and status. Labels come from strangers, so their number and length are bounded.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::counters::Count;
+use crate::record::{Record, Value};
+use crate::render::{go, text};
+
+/// The name that dashboards ask for.
+pub const NAME: &str = "http_request_seconds_histogram";
+/// What the original called every endpoint.
+const ENDPOINT: &[u8] = b"/test";
+/// The most bytes of one label's value.
+const MAX_LABEL: usize = 128;
+/// What the labels of the one series say that takes what is too many.
+const OVERFLOW: &[u8] = b"overflow";
+
+/// How observations are sorted and labelled.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Upper bounds in seconds, ascending, without the infinite one.
+    pub buckets: Vec<f64>,
+    /// Series beyond this number go to one that says so.
+    pub max_series: usize,
+    /// Whether a URL keeps its query string.
+    pub keep_query: bool,
+}
+
+#[derive(Debug)]
+struct Series {
+    /// How many observations fell into each bucket; the last is the infinite.
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Labels as they are exposed, to the place in `series`.
+    places: HashMap<Box<[u8]>, usize>,
+    series: Vec<(Box<[u8]>, Series)>,
+}
+
+/// All series.
+#[derive(Debug)]
+pub struct Histogram {
+    settings: Settings,
+    table: Mutex<Table>,
+    /// Observations that went to the overflow series.
+    pub overflowed: Count,
+    /// Log entries without a latency, or one that is no number of seconds.
+    pub unmeasured: Count,
+}
+
+/// What one request observes, to be added when all of it is known to be right.
+#[derive(Debug, Default)]
+pub struct Observations {
+    seen: Vec<(usize, f64)>,
+    overflowed: u64,
+    unmeasured: u64,
+    labels: Vec<u8>,
+}
+
+impl Histogram {
+    /// No series yet.
+    pub fn new(settings: Settings) -> Self {
+        let (table, overflowed, unmeasured) = Default::default();
+        Self { settings, table, overflowed, unmeasured }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the latency of one log entry, whose variables are in the map of
+    /// column `variables`.
+    pub fn note(&self, record: &Record, variables: usize, observations: &mut Observations) {
+        let Some(seconds) = seconds(record.lookup(variables, b"latency")) else {
+            observations.unmeasured += 1;
+            return;
+        };
+        let mut labels = std::mem::take(&mut observations.labels);
+        labels.clear();
+        label(&mut labels, "endpoint", ENDPOINT);
+        for (name, variable) in
+            [("fullurl", "url"), ("host", "host"), ("method", "method"), ("status", "responseCode")]
+        {
+            let mut shown = Vec::new();
+            match record.lookup(variables, variable.as_bytes()) {
+                Value::Absent => {}
+                Value::String(text) => shown.extend_from_slice(text),
+                other => text::plain(&mut shown, record, other),
+            }
+            if name == "fullurl" && !self.settings.keep_query {
+                let query = shown.iter().position(|byte| *byte == b'?').unwrap_or(shown.len());
+                shown.truncate(query);
+            }
+            label(&mut labels, name, &shown);
+        }
+        let (place, overflowed) = self.lock().place(&labels, &self.settings);
+        observations.labels = labels;
+        observations.overflowed += u64::from(overflowed);
+        observations.seen.push((place, seconds));
+    }
+
+    /// Adds what a request observed.
+    pub fn add(&self, observations: &Observations) {
+        self.overflowed.add(observations.overflowed);
+        self.unmeasured.add(observations.unmeasured);
+        let mut table = self.lock();
+        for (place, seconds) in &observations.seen {
+            let Some((_, series)) = table.series.get_mut(*place) else { continue };
+            let bucket = self.settings.buckets.partition_point(|bound| bound < seconds);
+            series.counts[bucket] += 1;
+            series.sum += seconds;
+        }
+    }
+
+    /// Appends the series from `start` on to a page, `count` of them at the
+    /// most, and returns where to go on, if there are more.
+    pub fn expose(&self, out: &mut Vec<u8>, start: usize, count: usize) -> Option<usize> {
+        let table = self.lock();
+        let end = table.series.len().min(start.saturating_add(count));
+        for (labels, series) in &table.series[start.min(end)..end] {
+            self.expose_series(out, labels, series);
+        }
+        (end < table.series.len()).then_some(end)
+    }
+
+    fn expose_series(&self, out: &mut Vec<u8>, labels: &[u8], series: &Series) {
+        let sample = |out: &mut Vec<u8>, suffix: &str| {
+            out.extend_from_slice(NAME.as_bytes());
+            out.extend_from_slice(suffix.as_bytes());
+            out.push(b'{');
+            out.extend_from_slice(labels);
+        };
+        let mut total = 0;
+        for (at, count) in series.counts.iter().enumerate() {
+            total += count;
+            sample(out, "_bucket");
+            out.extend_from_slice(b",le=\"");
+            go::float(out, self.settings.buckets.get(at).copied().unwrap_or(f64::INFINITY));
+            out.extend_from_slice(b"\"} ");
+            go::int(out, total as i64);
+            out.push(b'\n');
+        }
+        sample(out, "_sum");
+        out.extend_from_slice(b"} ");
+        go::float(out, series.sum);
+        out.push(b'\n');
+        sample(out, "_count");
+        out.extend_from_slice(b"} ");
+        go::int(out, total as i64);
+        out.push(b'\n');
+    }
+
+    /// How many series there are.
+    pub fn len(&self) -> usize {
+        self.lock().series.len()
+    }
+
+    /// Whether nothing has been observed yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Table {
+    /// The place of a series, made if there is room for it, and whether it is
+    /// the overflow's.
+    fn place(&mut self, labels: &[u8], settings: &Settings) -> (usize, bool) {
+        if let Some(place) = self.places.get(labels) {
+            return (*place, false);
+        }
+        if self.places.len() < settings.max_series {
+            return (self.make(labels, settings), false);
+        }
+        let mut overflow = Vec::new();
+        for name in ["endpoint", "fullurl", "host", "method", "status"] {
+            label(&mut overflow, name, OVERFLOW);
+        }
+        match self.places.get(&*overflow) {
+            Some(place) => (*place, true),
+            None => (self.make(&overflow, settings), true),
+        }
+    }
+
+    fn make(&mut self, labels: &[u8], settings: &Settings) -> usize {
+        let series = Series { counts: vec![0; settings.buckets.len() + 1], sum: 0.0 };
+        let place = self.series.len();
+        self.places.insert(labels.into(), place);
+        self.series.push((labels.into(), series));
+        place
+    }
+}
+
+/// A latency in seconds.
+fn seconds(latency: Value) -> Option<f64> {
+    let seconds = match latency {
+        Value::Duration(Some(span)) => span.seconds as f64 + f64::from(span.nanos) / 1e9,
+        Value::Double(seconds) => seconds,
+        Value::Int(seconds) => seconds as f64,
+        _ => return None,
+    };
+    seconds.is_finite().then_some(seconds)
+}
+
+/// Appends `name="value"`: made UTF-8, cut to its bound, escaped.
+fn label(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    if !out.is_empty() {
+        out.push(b',');
+    }
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"=\"");
+    let mut left = MAX_LABEL;
+    'cut: for chunk in value.utf8_chunks() {
+        let invalid = if chunk.invalid().is_empty() { "" } else { "\u{fffd}" };
+        for letter in chunk.valid().chars().chain(invalid.chars()) {
+            let Some(rest) = left.checked_sub(letter.len_utf8()) else { break 'cut };
+            left = rest;
+            match letter {
+                '\\' => out.extend_from_slice(b"\\\\"),
+                '"' => out.extend_from_slice(b"\\\""),
+                '\n' => out.extend_from_slice(b"\\n"),
+                _ => out.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Instant;
+
+    fn histogram(max_series: usize, keep_query: bool) -> Histogram {
+        Histogram::new(Settings { buckets: vec![0.01, 0.1, 1.0], max_series, keep_query })
+    }
+
+    fn observe(histogram: &Histogram, variables: &[(&'static str, Value<'static>)]) {
+        let mut record = Record::default();
+        record.begin(1);
+        for (key, value) in variables {
+            record.push_entry(0, key.as_bytes(), *value);
+        }
+        record.close();
+        let mut observations = Observations::default();
+        histogram.note(&record, 0, &mut observations);
+        histogram.add(&observations);
+    }
+
+    fn page(histogram: &Histogram) -> String {
+        let (mut out, mut next) = (Vec::new(), Some(0));
+        while let Some(start) = next {
+            next = histogram.expose(&mut out, start, 1);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    fn latency(nanos: i32) -> (&'static str, Value<'static>) {
+        ("latency", Value::Duration(Some(Instant { seconds: 0, nanos })))
+    }
+
+    #[test]
+    fn labels_and_samples_are_the_original_ones() {
+        let histogram = histogram(10, false);
+        let entry = [
+            ("host", Value::String(b"h:80")),
+            ("method", Value::String(b"GET")),
+            ("url", Value::String(b"/productpage?u=normal")),
+            ("responseCode", Value::Int(200)),
+        ];
+        observe(&histogram, &[&entry[..], &[latency(31_250_000)]].concat());
+        observe(&histogram, &[&entry[..], &[latency(7_812_500)]].concat());
+        let labels =
+            "endpoint=\"/test\",fullurl=\"/productpage\",host=\"h:80\",method=\"GET\",status=\"200\"";
+        assert_eq!(
+            page(&histogram),
+            format!(
+                "{NAME}_bucket{{{labels},le=\"0.01\"}} 1\n{NAME}_bucket{{{labels},le=\"0.1\"}} 2\n\
+                 {NAME}_bucket{{{labels},le=\"1\"}} 2\n{NAME}_bucket{{{labels},le=\"+Inf\"}} 2\n\
+                 {NAME}_sum{{{labels}}} 0.0390625\n{NAME}_count{{{labels}}} 2\n"
+            )
+        );
+    }
+
+    #[test]
+    fn strangers_get_no_more_series_than_allowed() {
+        let histogram = histogram(2, true);
+        for url in [&b"/a?1"[..], b"/a?2", b"/a?3", b"/a?4", b"/a?1"] {
+            observe(&histogram, &[("url", Value::String(url)), latency(1)]);
+        }
+        assert_eq!((histogram.len(), histogram.overflowed.get()), (3, 2));
+        assert!(page(&histogram).contains("_count{endpoint=\"overflow\",fullurl=\"overflow\",host=\"overflow\",method=\"overflow\",status=\"overflow\"} 2\n"));
+    }
+
+    #[test]
+    fn hostile_labels_are_cut_escaped_and_made_utf_8() {
+        let long = "é".repeat(100);
+        let mut out = Vec::new();
+        label(&mut out, "a", b"x\"y\\z\n\xe9");
+        label(&mut out, "b", long.as_bytes());
+        let expected = format!("a=\"x\\\"y\\\\z\\n\u{fffd}\",b=\"{}\"", "é".repeat(64));
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_entry_without_a_latency_is_counted_apart() {
+        let histogram = histogram(2, true);
+        observe(&histogram, &[("url", Value::String(b"/"))]);
+        observe(&histogram, &[("latency", Value::Double(f64::NAN))]);
+        observe(&histogram, &[("latency", Value::String(b"5ms"))]);
+        assert_eq!((histogram.len(), histogram.unmeasured.get()), (0, 3));
+    }
+}

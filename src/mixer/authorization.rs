@@ -1,0 +1,206 @@
+//! `authorization`: a token among the subject's properties, a verdict, and what
+//! is left of it in a file.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::config::{self, Any, Config};
+use super::report::{Cause, Refusal, render_one};
+use super::templates::{AUTHORIZATION, SUBJECT_PROPERTIES, VERDICT};
+use super::wire::{Reader, WireType};
+use super::{Mixer, walk};
+use crate::pb::google::protobuf::{Any as Detail, Duration};
+use crate::pb::google::rpc::Status;
+use crate::pb::istio::mixer::adapter::model::v1beta1::CheckResult;
+use crate::pb::istio::policy::v1beta1::DirectHttpResponse;
+use crate::pb::mygrpcadapter::config::v1::{Denied, Params};
+use crate::policy::{self, Verdict};
+use crate::record::{Record, Value};
+use crate::store::Ticket;
+
+const PERMISSION_DENIED: i32 = 7;
+const UNAUTHORIZED: u32 = 401;
+const DIRECT_RESPONSE: &str = "type.googleapis.com/istio.policy.v1beta1.DirectHttpResponse";
+/// The property that the book's adapter looks at.
+const PROPERTY: &str = "custom_token_header";
+
+/// How long and how often an allow may be reused. An allow with neither would be
+/// taken by Mixer for no answer at all, and kept for a minute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Terms {
+    valid: Duration,
+    uses: i32,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { valid: Duration { seconds: 5, nanos: 0 }, uses: 10_000 }
+    }
+}
+
+impl Terms {
+    fn of(params: &Params) -> Self {
+        let default = Self::default();
+        let valid = params.valid_duration.unwrap_or(default.valid);
+        // Never 0: with a duration of 0 it is a use that has expired when it
+        // arrives, so that every request is asked about.
+        let uses = if params.valid_use_count == 0 { default.uses } else { params.valid_use_count };
+        Self { valid, uses }
+    }
+}
+
+impl Mixer {
+    /// Judges one request. A record of it goes to the handler's file, if it has
+    /// one, and changes nothing of the verdict.
+    pub(super) fn authorize(&self, message: &[u8]) -> Result<Bytes, Refusal> {
+        let (parts, any) = read(message)?;
+        let config = config::read(any).map_err(Refusal::Config)?;
+        let instance = parts.concat();
+        let mut record = Record::default();
+        walk::instance(&mut record, &AUTHORIZATION, &instance)?;
+        let property = match &config {
+            Config::Own(params) if !params.auth_property.is_empty() => &*params.auth_property,
+            _ => PROPERTY,
+        };
+        let verdict = self.judge(record.lookup(SUBJECT_PROPERTIES, property.as_bytes()), &config);
+        self.counters.judged(verdict);
+        if let Config::Own(params) = &config {
+            record.hide(SUBJECT_PROPERTIES, property.as_bytes());
+            record.values[VERDICT] = Value::String(verdict.label().as_bytes());
+            self.audit(params, &config, &record);
+        }
+        Ok(match (verdict, &config) {
+            (Verdict::Allow, Config::Own(params)) => allow(&Terms::of(params)),
+            (Verdict::Allow, Config::Foreign(_)) => allow(&Terms::default()),
+            (_, Config::Own(params)) => deny(params.denied.as_ref()),
+            (_, Config::Foreign(_)) => deny(None),
+        })
+    }
+
+    fn judge(&self, token: Value, config: &Config) -> Verdict {
+        let file = self.keys.as_ref().map(policy::KeyFile::keys);
+        let of_file = file.iter().flat_map(|keys| keys.iter()).map(|key| &**key);
+        let verdict = match config {
+            Config::Foreign(key) => policy::judge(token, of_file.chain([*key])),
+            Config::Own(params) => {
+                let own = params.auth_keys.iter().chain([&params.auth_key]).map(String::as_bytes);
+                policy::judge(token, of_file.chain(own))
+            }
+        };
+        if verdict == Verdict::NoKeys && self.counters.verdicts[verdict as usize].get() == 0 {
+            log::warn!(
+                "authorization has no key to compare with and denies everything; set auth_key in the handler's params, or --auth-keys-file"
+            );
+        }
+        verdict
+    }
+
+    fn audit(&self, params: &Params, config: &Config, record: &Record) {
+        if params.file_path.is_empty() {
+            return;
+        }
+        let written = self.store.as_ref().filter(|store| store.sink.has_room()).and_then(|store| {
+            let path = store.volume.resolve(params.file_path.as_bytes()).ok()?;
+            let format = config.format().unwrap_or(store.format);
+            let render =
+                |out: &mut Vec<u8>| render_one(&AUTHORIZATION, config.file_path(), format, record, out);
+            store.sink.append(&path, format, Ticket::Audit, render).ok()
+        });
+        if written.is_none() {
+            self.counters.audit_errors.add(1);
+            self.counters.refused(Cause::Audit);
+        }
+    }
+}
+
+/// Reads a check's request: the instance, in as many parts as it came in, and
+/// the config.
+fn read(message: &[u8]) -> Result<(Vec<&[u8]>, Any<'_>), Refusal> {
+    let mut instance = Vec::new();
+    let mut any = Any::default();
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        match tag.field {
+            1..=3 => tag.expect(WireType::Bytes)?,
+            _ => {
+                reader.skip(tag)?;
+                continue;
+            }
+        }
+        let content = reader.bytes()?;
+        match tag.field {
+            1 => instance.push(content),
+            2 => any.merge(content)?,
+            _ => {}
+        }
+    }
+    Ok((instance, any))
+}
+
+/// An OK, to be reused within `terms`.
+pub(super) fn allow(terms: &Terms) -> Bytes {
+    let result = CheckResult {
+        status: Some(Status::default()),
+        valid_duration: Some(terms.valid),
+        valid_use_count: terms.uses,
+    };
+    result.encode_to_vec().into()
+}
+
+/// A denial, never to be reused, with what the caller is sent if the handler
+/// says so.
+fn deny(denied: Option<&Denied>) -> Bytes {
+    let status = Status {
+        code: PERMISSION_DENIED,
+        message: String::from("Unauthorized..."),
+        details: denied.map(direct_response).into_iter().collect(),
+    };
+    let result =
+        CheckResult { status: Some(status), valid_duration: Some(Duration::default()), valid_use_count: 0 };
+    result.encode_to_vec().into()
+}
+
+fn direct_response(denied: &Denied) -> Detail {
+    let code = if denied.code == 0 { UNAUTHORIZED } else { denied.code };
+    let challenge = (!denied.www_authenticate.is_empty())
+        .then(|| (String::from("WWW-Authenticate"), denied.www_authenticate.clone()));
+    let response = DirectHttpResponse {
+        code: i32::try_from(code).unwrap_or_default(),
+        body: denied.body.clone(),
+        headers: challenge.into_iter().collect(),
+    };
+    Detail { type_url: DIRECT_RESPONSE.into(), value: response.encode_to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allow_is_never_one_that_mixer_would_take_for_none() {
+        let seconds = |seconds| Some(Duration { seconds, nanos: 0 });
+        for (valid_duration, valid_use_count, expected) in [
+            (None, 0, (5, 10_000)),
+            (seconds(60), 0, (60, 10_000)),
+            (None, 7, (5, 7)),
+            (seconds(0), 0, (0, 10_000)),
+            (seconds(9), -1, (9, -1)),
+        ] {
+            let terms = Terms::of(&Params { valid_duration, valid_use_count, ..Params::default() });
+            assert_eq!((terms.valid.seconds, terms.uses), expected);
+        }
+    }
+
+    #[test]
+    fn a_denial_carries_the_response_the_handler_asks_for() {
+        let denied = Denied { code: 0, body: "go away".into(), www_authenticate: "Bearer".into() };
+        let result = CheckResult::decode(deny(Some(&denied))).unwrap();
+        let status = result.status.unwrap();
+        assert_eq!((status.code, &*status.message, result.valid_use_count), (7, "Unauthorized...", 0));
+        let response = DirectHttpResponse::decode(&*status.details[0].value).unwrap();
+        assert_eq!((response.code, &*response.body), (401, "go away"));
+        assert_eq!(response.headers["WWW-Authenticate"], "Bearer");
+        let plain = CheckResult::decode(deny(None)).unwrap();
+        assert!(plain.status.unwrap().details.is_empty());
+    }
+}

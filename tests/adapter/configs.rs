@@ -3,7 +3,7 @@
 use mygrpcadapter::pb::google::protobuf::Any;
 
 use crate::support::message::{METRIC, OWN, Shape, WALKTHROUGH, assert_each_once, params, request};
-use crate::support::{Adapter, INVALID_ARGUMENT, OK, Reply};
+use crate::support::{Adapter, INVALID_ARGUMENT, OK, Reply, Scratch};
 
 #[tokio::test]
 async fn interleaved_handlers_each_write_to_their_own_file() {
@@ -97,7 +97,8 @@ async fn params_of_a_wrong_type_or_that_are_no_params_are_refused_with_a_reason(
 
 #[tokio::test]
 async fn ten_thousand_configs_do_not_pile_up_open_files() {
-    let adapter = Adapter::start(&[]).await;
+    let scratch = Scratch::in_memory();
+    let adapter = Adapter::start_on(scratch.path(), &[]).await;
     let client = adapter.client().await;
     let mut most = 0;
     for batch in 0..40 {

@@ -25,9 +25,19 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Self {
+        Self::beneath(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// One in memory where there is a place for that: for many files.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::beneath(memory) } else { Self::new() }
+    }
+
+    fn beneath(dir: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = dir.join(format!("adapter-test-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         Self(dir.canonicalize().unwrap())
     }

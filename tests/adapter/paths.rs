@@ -136,6 +136,20 @@ async fn a_file_that_is_deleted_or_renamed_while_open_is_made_anew() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_replaced_while_open_is_left_for_the_new_one() {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "out.txt", padding: 1 };
+    assert_eq!(client.unary(METRIC, &shape.message("old")).await.unwrap().status, OK);
+    std::fs::write(adapter.volume.join("new"), "").unwrap();
+    std::fs::rename(adapter.volume.join("out.txt"), adapter.volume.join("out.txt.1")).unwrap();
+    std::fs::rename(adapter.volume.join("new"), adapter.volume.join("out.txt")).unwrap();
+    assert_eq!(client.unary(METRIC, &shape.message("new")).await.unwrap().status, OK);
+    assert_eq!(shape.names(&adapter.read("out.txt.1")), ["old"]);
+    assert_eq!(shape.names(&adapter.read("out.txt")), ["new"]);
+}
+
+#[tokio::test]
 async fn what_others_append_to_the_file_stays_in_it() {
     let adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;

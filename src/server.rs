@@ -153,6 +153,9 @@ async fn speak<S>(
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        // Calls given up in a burst before we have seen them: as many as there
+        // may be, not hyper's 20, which would cost the others their connection.
+        .max_pending_accept_reset_streams(MAX_STREAMS as usize)
         .initial_stream_window_size(window)
         .initial_connection_window_size(window)
         .max_header_list_size(MAX_HEADER_LIST)

@@ -1,0 +1,26 @@
+//! The adapter from outside: the real program, a volume of its own, real sockets.
+//!
+//! Each test starts its own adapter, so all may run at once. Where a test needs
+//! mounts or namespaces and may not have them it says `SKIPPED` and why; with
+//! `CI_REQUIRE_MOUNTS=1` in the environment that is a failure.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "what the tests share may fail as the tests themselves may"
+)]
+#![allow(missing_docs, unreachable_pub, reason = "nobody uses this crate")]
+
+mod support;
+
+mod captures; // what real Mixers sent, byte for byte
+mod configs; // handlers and their params
+mod health; // grpc.health.v1 and InfrastructureBackend
+mod limits; // requests that are too much, or not requests
+mod paths; // where files may be, and where not
+mod process; // the command line, exit codes, addresses
+mod properties; // what must hold for any bytes
+mod shutdown; // signals, draining, and what is acknowledged
+mod volumes; // full, read-only, stalled and dying volumes
+mod wire; // HTTP/2 as grpc-go speaks it

@@ -1,0 +1,169 @@
+//! The program as a process: its command line, its exit codes, its addresses.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use crate::support::message::{METRIC, Shape};
+use crate::support::namespace::{Namespace, skip};
+use crate::support::program::PROGRAM;
+use crate::support::{Adapter, Client, OK, Scratch};
+
+fn run(words: &[&str]) -> Output {
+    Command::new(PROGRAM).args(words).env_remove("RUST_LOG").output().unwrap()
+}
+
+/// Asserts an exit code, and one line on stderr with `part` in it.
+fn assert_refused(output: &Output, code: i32, part: &str) {
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    assert!(output.stdout.is_empty());
+    assert!(error.starts_with("mygrpcadapter: ") && error.contains(part), "{error}");
+    assert_eq!((error.matches('\n').count(), error.ends_with('\n')), (1, true), "{error}");
+}
+
+#[test]
+fn a_wrong_command_line_is_64() {
+    let scratch = Scratch::new();
+    let volume = scratch.path().to_str().unwrap();
+    for (words, part) in [
+        (&["--nonsense"][..], "--nonsense"),
+        (&["65536"], "65536"),
+        (&["http"], "http"),
+        (&["8000", "8001"], "8001"),
+        (&["--volume"], "--volume"),
+        (&["--drain-delay", "5"], "500ms"),
+        (&["--drain-timeout=soon"], "500ms"),
+        (&["--version=1"], "1"),
+        (&["0", "--volume", volume, "--default-file", "../out.txt"], "--default-file"),
+        (&["0", "--volume", volume, "--default-file=/etc/passwd"], "outside the volume"),
+    ] {
+        assert_refused(&run(words), 64, part);
+    }
+}
+
+#[test]
+fn a_taken_port_is_69() {
+    let scratch = Scratch::new();
+    let taken = TcpListener::bind("[::]:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = run(&[&port, "--volume", scratch.path().to_str().unwrap()]);
+    assert_refused(&output, 69, &format!("cannot listen on port {port}: "));
+}
+
+#[test]
+fn a_volume_that_is_missing_or_a_file_is_73() {
+    let scratch = Scratch::new();
+    let (missing, file) = (scratch.path().join("missing"), scratch.path().join("file"));
+    std::fs::write(&file, "").unwrap();
+    for volume in [&missing, &file] {
+        let volume = volume.to_str().unwrap();
+        let output = run(&["0", "--volume", volume]);
+        assert_refused(&output, 73, &format!("cannot write in the volume {volume}: "));
+    }
+}
+
+#[test]
+fn a_volume_that_we_may_not_write_in_is_73() {
+    let scratch = Scratch::new();
+    let volume = scratch.dir("volume");
+    std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o555)).unwrap();
+    // Without capabilities even root is held to permissions.
+    let words =
+        ["--bounding-set=-all", "--inh-caps=-all", PROGRAM, "0", "--volume", volume.to_str().unwrap()];
+    let (mut direct, mut without) = (Command::new(PROGRAM), Command::new("setpriv"));
+    let command =
+        if rustix::process::geteuid().is_root() { without.args(words) } else { direct.args(&words[3..]) };
+    assert_refused(&command.output().unwrap(), 73, "Permission denied");
+}
+
+#[test]
+fn help_and_version_are_told_on_stdout() {
+    for words in [&["--help"][..], &["-h"], &["8000", "--help"]] {
+        let output = run(words);
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{words:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        for part in ["Usage: mygrpcadapter", "--volume", "--default-file", "--drain-timeout", "73"] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+    }
+    let output = run(&["--version"]);
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with(concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (")), "{text}");
+    assert_eq!((text.lines().count(), text.ends_with(")\n")), (1, true));
+}
+
+#[tokio::test]
+async fn values_may_follow_their_flag_or_be_joined_to_it() {
+    for words in [&["--default-file", "a=b.txt"][..], &["--default-file=a=b.txt"]] {
+        let adapter = Adapter::start(words).await;
+        let shape = Shape { file: "", padding: 1 };
+        let reply = adapter.client().await.unary(METRIC, &shape.message("n")).await.unwrap();
+        assert_eq!(reply.status, OK);
+        assert_eq!(adapter.files(), ["a=b.txt"]);
+    }
+}
+
+/// Has a kernel filter answer that there is no IPv6, then becomes its arguments.
+const WITHOUT_IPV6: &str = r#"
+import ctypes, os, platform, struct, sys
+AF_INET6, EAFNOSUPPORT = 10, 97
+SOCKET = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
+program = b"".join(struct.pack("HBBI", *step) for step in [
+    (LOAD, 0, 0, 0), (EQUAL, 0, 3, SOCKET),
+    (LOAD, 0, 0, 16), (EQUAL, 0, 1, AF_INET6),
+    (RETURN, 0, 0, 0x00050000 | EAFNOSUPPORT), (RETURN, 0, 0, 0x7fff0000),
+])
+code = ctypes.create_string_buffer(program, len(program))
+filter = ctypes.create_string_buffer(struct.pack("HP", len(program) // 8, ctypes.addressof(code)))
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+NO_NEW_PRIVILEGES, SECCOMP = 38, 22
+if prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) or prctl(SECCOMP, 2, ctypes.addressof(filter), 0, 0):
+    sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[tokio::test]
+async fn on_a_kernel_without_ipv6_it_listens_on_ipv4() {
+    let filter = ["python3", "-c", WITHOUT_IPV6];
+    let probe = Command::new(filter[0]).args(&filter[1..]).arg("/bin/true").output();
+    match probe {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => return skip(&format!("no filter: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(_) => return skip("there is no python3"),
+    }
+    let scratch = Scratch::new();
+    let mut adapter = Adapter::start_by(&filter, scratch.path(), &[]).await;
+    assert!(adapter.address.starts_with("0.0.0.0:"), "{}", adapter.address);
+    let shape = Shape { file: "out.txt", padding: 1 };
+    let reply = adapter.client().await.unary(METRIC, &shape.message("n")).await.unwrap();
+    assert_eq!(reply.status, OK);
+    assert_eq!(adapter.stop().await, 0);
+}
+
+#[test]
+fn in_a_network_with_ipv6_disabled_it_answers_on_ipv4() {
+    let Some(namespace) = Namespace::new("--net") else { return };
+    let disable = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up";
+    namespace.run(&["sh", "-c", disable]);
+    // A thread's sockets belong to the network that the thread is in.
+    std::thread::scope(|scope| {
+        let within = scope.spawn(|| {
+            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+            let network = namespace.network();
+            let (network, kind) = (std::os::fd::AsFd::as_fd(&network), LinkNameSpaceType::Network);
+            move_into_link_name_space(network, Some(kind)).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let adapter = Adapter::start(&[]).await;
+                let client = Client::connect(("127.0.0.1", adapter.port)).await.unwrap();
+                let shape = Shape { file: "out.txt", padding: 1 };
+                assert_eq!(client.unary(METRIC, &shape.message("n")).await.unwrap().status, OK);
+            });
+        });
+        within.join().unwrap();
+    });
+}

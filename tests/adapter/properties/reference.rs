@@ -1,0 +1,153 @@
+//! The walkthrough's text once more, from prost's types and by other means: slow
+//! and plain, to compare with.
+
+use std::collections::{BTreeMap, HashMap};
+
+use mygrpcadapter::pb::google::protobuf;
+use mygrpcadapter::pb::istio::policy::v1beta1::{Value, value::Value as Kind};
+use mygrpcadapter::pb::metric::HandleMetricRequest;
+
+/// The text of a request, for a handler with this `file_path`.
+pub fn text(request: &HandleMetricRequest, file_path: &str) -> String {
+    let mut text = String::from("HandleMetric invoked with:\n");
+    text += &format!("  Adapter config: &Params{{FilePath:{file_path},}}\n  Instances: ");
+    for instance in &request.instances {
+        let value = value(instance.value.as_ref());
+        let dimensions = map(&instance.dimensions);
+        let name = &instance.name;
+        text += &format!("'{name}':\n  {{\n\t\tValue = {value}\n\t\tDimensions = {dimensions}\n  }}");
+    }
+    text + "\n"
+}
+
+fn map(entries: &HashMap<String, Value>) -> String {
+    let sorted: BTreeMap<_, _> = entries.iter().collect();
+    let shown: Vec<_> = sorted.iter().map(|(key, held)| format!("{key}:{}", value(Some(held)))).collect();
+    format!("map[{}]", shown.join(" "))
+}
+
+fn value(value: Option<&Value>) -> String {
+    let Some(kind) = value.and_then(|value| value.value.as_ref()) else { return "<nil>".into() };
+    let (member, message, content) = match kind {
+        Kind::StringValue(text) => return text.clone(),
+        Kind::Int64Value(number) => return number.to_string(),
+        Kind::DoubleValue(number) => return double(*number),
+        Kind::BoolValue(truth) => return format!("&Value_BoolValue{{BoolValue:{truth},}}"),
+        Kind::IpAddressValue(ip) => {
+            let octets: Vec<_> = ip.value.iter().map(u8::to_string).collect();
+            ("IpAddressValue", "IPAddress", format!("[{}]", octets.join(" ")))
+        }
+        Kind::TimestampValue(time) => ("TimestampValue", "TimeStamp", timestamp(time.value)),
+        Kind::DurationValue(span) => ("DurationValue", "Duration", duration(span.value)),
+        Kind::EmailAddressValue(email) => ("EmailAddressValue", "EmailAddress", email.value.clone()),
+        Kind::DnsNameValue(name) => ("DnsNameValue", "DNSName", name.value.clone()),
+        Kind::UriValue(uri) => ("UriValue", "Uri", uri.value.clone()),
+        Kind::StringMapValue(map) => {
+            let sorted: BTreeMap<_, _> = map.value.iter().collect();
+            let pairs: String = sorted.iter().map(|(key, text)| format!("{key}: {text},")).collect();
+            ("StringMapValue", "StringMap", format!("map[string]string{{{pairs}}}"))
+        }
+    };
+    format!("&Value_{member}{{{member}:&{message}{{Value:{content},}},}}")
+}
+
+fn double(number: f64) -> String {
+    if number.is_nan() {
+        return "NaN".into();
+    }
+    if number.is_infinite() {
+        return if number > 0.0 { "+Inf".into() } else { "-Inf".into() };
+    }
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap();
+    let exponent: i32 = exponent.parse().unwrap();
+    match exponent {
+        -4..6 => number.to_string(),
+        6.. => format!("{digits}e+{exponent:02}"),
+        _ => format!("{digits}e-{:02}", -exponent),
+    }
+}
+
+/// Digits after a point, none where all are zero.
+fn fraction(number: u128, places: usize) -> String {
+    let digits = format!("{number:0places$}");
+    let digits = digits.trim_end_matches('0');
+    if digits.is_empty() { String::new() } else { format!(".{digits}") }
+}
+
+fn misfit(what: &str, kind: &str, seconds: i64, nanos: i32, reason: &str) -> String {
+    format!("({what}: &types.types.{kind}{{Seconds: {seconds},\nNanos: {nanos},\n}}{reason})")
+}
+
+fn duration(span: Option<protobuf::Duration>) -> String {
+    let Some(protobuf::Duration { seconds, nanos }) = span else {
+        return "(duration: nil types.Duration)".into();
+    };
+    let misfit = |reason| misfit("duration", "Duration", seconds, nanos, reason);
+    if !(-315_576_000_000..=315_576_000_000).contains(&seconds) {
+        return misfit(": seconds out of range");
+    }
+    if !(-999_999_999..=999_999_999).contains(&nanos) {
+        return misfit(": nanos out of range");
+    }
+    if i128::from(seconds) * i128::from(nanos) < 0 {
+        return misfit(": seconds and nanos have different signs");
+    }
+    let all = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    if i64::try_from(all).is_err() {
+        return misfit(" is out of range for time.Duration");
+    }
+    let sign = if all < 0 { "-" } else { "" };
+    let left = all.unsigned_abs();
+    let shown = match left {
+        0 => "0s".into(),
+        1..1_000 => format!("{left}ns"),
+        1_000..1_000_000 => format!("{}{}µs", left / 1_000, fraction(left % 1_000, 3)),
+        1_000_000..1_000_000_000 => format!("{}{}ms", left / 1_000_000, fraction(left % 1_000_000, 6)),
+        _ => {
+            let (whole, part) = (left / 1_000_000_000, fraction(left % 1_000_000_000, 9));
+            match (whole / 3600, whole / 60 % 60, whole % 60) {
+                (0, 0, seconds) => format!("{seconds}{part}s"),
+                (0, minutes, seconds) => format!("{minutes}m{seconds}{part}s"),
+                (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}{part}s"),
+            }
+        }
+    };
+    format!("{sign}{shown}")
+}
+
+fn timestamp(time: Option<protobuf::Timestamp>) -> String {
+    let Some(protobuf::Timestamp { seconds, nanos }) = time else {
+        return "(timestamp: nil types.Timestamp)".into();
+    };
+    let misfit = |reason| misfit("timestamp", "Timestamp", seconds, nanos, reason);
+    if seconds < -62_135_596_800 {
+        return misfit(" before 0001-01-01");
+    }
+    if seconds >= 253_402_300_800 {
+        return misfit(" after 10000-01-01");
+    }
+    if !(0..=999_999_999).contains(&nanos) {
+        return misfit(": nanos not in range [0, 1e9)");
+    }
+    // Day by year by month, from the year 1 on.
+    let mut days = (seconds + 62_135_596_800) / 86_400;
+    let of_day = (seconds + 62_135_596_800) % 86_400;
+    let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let mut year = 1;
+    while days >= 365 + i64::from(leap(year)) {
+        days -= 365 + i64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, 28 + i64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let (day, hour, minute, second) = (days + 1, of_day / 3600, of_day / 60 % 60, of_day % 60);
+    let part = fraction(u128::from(nanos.unsigned_abs()), 9);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{part}Z")
+}

@@ -1,0 +1,36 @@
+//! What the tests stand on: the program, a client, messages, namespaces.
+
+pub mod client;
+pub mod message;
+pub mod namespace;
+pub mod program;
+
+use std::time::{Duration, Instant};
+
+pub use client::{Client, Reply};
+pub use program::{Adapter, Scratch};
+
+/// How long a condition may take to come true on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+// gRPC's status codes, as far as the adapter uses them.
+pub const OK: u32 = 0;
+pub const INVALID_ARGUMENT: u32 = 3;
+pub const NOT_FOUND: u32 = 5;
+pub const RESOURCE_EXHAUSTED: u32 = 8;
+pub const OUT_OF_RANGE: u32 = 11;
+pub const UNIMPLEMENTED: u32 = 12;
+pub const INTERNAL: u32 = 13;
+pub const UNAVAILABLE: u32 = 14;
+
+/// Waits until `probe` has an answer.
+pub async fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

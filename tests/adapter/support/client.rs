@@ -1,0 +1,200 @@
+//! A gRPC client on h2: for the tests, and for the stand-in for Mixer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Method, Request};
+use tokio::net::{TcpStream, ToSocketAddrs};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    requests: SendRequest<Bytes>,
+}
+
+/// What came back from a unary call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// `grpc-status`.
+    pub status: u32,
+    /// `grpc-message`, decoded.
+    pub message: String,
+    /// The reply's message; empty if there was none.
+    pub body: Bytes,
+}
+
+/// A call whose headers are sent.
+#[derive(Debug)]
+pub struct Call {
+    response: ResponseFuture,
+    body: SendStream<Bytes>,
+}
+
+/// An answer that has begun to arrive.
+#[derive(Debug)]
+pub struct Answer {
+    /// Set if the answer has headers only.
+    ended: Option<HeaderMap>,
+    body: RecvStream,
+    buffer: BytesMut,
+    messages: VecDeque<Bytes>,
+}
+
+impl Client {
+    /// Connects, and speaks HTTP/2 from the first byte as Mixer does.
+    pub async fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        // Replies are DATA frames of five bytes; by default h2 takes a hundred and
+        // thirty of them on a heap for an attack.
+        let handshake = h2::client::Builder::new().data_frame_budget(usize::MAX).handshake(stream);
+        let (requests, connection) = handshake.await.map_err(io::Error::other)?;
+        // Ends when the last clone of `requests` and the last call are gone.
+        tokio::spawn(connection);
+        Ok(Self { requests })
+    }
+
+    /// Calls a method and waits for all of its answer.
+    pub async fn unary(&self, path: &str, message: &[u8]) -> io::Result<Reply> {
+        self.framed(path, framed(message)).await
+    }
+
+    /// Calls a method with a body that is framed already, however badly.
+    pub async fn framed(&self, path: &str, body: Bytes) -> io::Result<Reply> {
+        let mut call = self.open(path).await?;
+        call.send(body, true)?;
+        call.reply().await
+    }
+
+    /// Begins a call: sends its headers.
+    pub async fn open(&self, path: &str) -> io::Result<Call> {
+        self.open_with(path, &[]).await
+    }
+
+    /// Begins a call that has headers of its own.
+    pub async fn open_with(&self, path: &str, headers: &[(&str, &str)]) -> io::Result<Call> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://adapter{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).map_err(io::Error::other)?;
+        let ready = within(self.requests.clone().ready()).await?;
+        let (response, body) = { ready }.send_request(request, false).map_err(io::Error::other)?;
+        Ok(Call { response, body })
+    }
+}
+
+impl Call {
+    /// Sends a part of the body; it waits in memory where the peer's window is
+    /// too small for it.
+    pub fn send(&mut self, part: Bytes, last: bool) -> io::Result<()> {
+        self.body.send_data(part, last).map_err(io::Error::other)
+    }
+
+    /// Gives the call up.
+    pub fn cancel(mut self) {
+        self.body.send_reset(h2::Reason::CANCEL);
+    }
+
+    /// Waits for the headers of the answer.
+    pub async fn answer(self) -> io::Result<Answer> {
+        let (head, body) = within(self.response).await?.into_parts();
+        let ended = head.headers.contains_key("grpc-status").then_some(head.headers);
+        Ok(Answer { ended, body, buffer: BytesMut::new(), messages: VecDeque::new() })
+    }
+
+    /// Waits for all of a unary answer.
+    pub async fn reply(self) -> io::Result<Reply> {
+        let mut answer = self.answer().await?;
+        let body = answer.message().await?.unwrap_or_default();
+        let (status, message) = answer.end().await?;
+        Ok(Reply { status, message, body })
+    }
+}
+
+impl Answer {
+    /// The next message, or `None` after the last.
+    pub async fn message(&mut self) -> io::Result<Option<Bytes>> {
+        while self.messages.is_empty() {
+            let Some(data) = within(async { self.body.data().await.transpose() }).await? else {
+                return Ok(None);
+            };
+            self.body.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;
+            self.buffer.extend_from_slice(&data);
+            while let Some(message) = unframed(&mut self.buffer) {
+                self.messages.push_back(message);
+            }
+        }
+        Ok(self.messages.pop_front())
+    }
+
+    /// What the call came to; messages not asked for are passed over.
+    pub async fn end(mut self) -> io::Result<(u32, String)> {
+        while self.message().await?.is_some() {}
+        let trailers = match self.ended {
+            Some(headers) => headers,
+            None => within(self.body.trailers()).await?.unwrap_or_default(),
+        };
+        let text = |name| trailers.get(name).map(|value| value.as_bytes()).unwrap_or_default();
+        let status = std::str::from_utf8(text("grpc-status")).ok().and_then(|text| text.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other("the answer has no grpc-status"))?;
+        Ok((status, percent_decoded(text("grpc-message"))))
+    }
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T, h2::Error>>) -> io::Result<T> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(outcome) => outcome.map_err(io::Error::other),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
+    }
+}
+
+/// A message behind the five bytes that gRPC puts before it.
+pub fn framed(message: &[u8]) -> Bytes {
+    let mut body = BytesMut::with_capacity(5 + message.len());
+    body.put_u8(0);
+    body.put_u32(message.len() as u32);
+    body.put_slice(message);
+    body.freeze()
+}
+
+/// Takes one message off the front, if it is there as a whole.
+fn unframed(buffer: &mut BytesMut) -> Option<Bytes> {
+    let length = u32::from_be_bytes(*buffer.get(1..5)?.first_chunk()?) as usize;
+    if buffer.len() < 5 + length {
+        return None;
+    }
+    buffer.advance(5);
+    Some(buffer.split_to(length).freeze())
+}
+
+fn percent_decoded(text: &[u8]) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        let code = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = code.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match code {
+            Some(code) if *first == b'%' => {
+                bytes.push(code);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,94 @@
+//! Messages as Mixer would send them, and the text they become.
+
+use mygrpcadapter::pb::google::protobuf::Any;
+use mygrpcadapter::pb::istio::policy::v1beta1::{Value, value::Value as Kind};
+use mygrpcadapter::pb::metric::{HandleMetricRequest, InstanceMsg};
+use prost::Message;
+
+/// The path of the metric service.
+pub const METRIC: &str = "/metric.HandleMetricService/HandleMetric";
+/// The type of the walkthrough's params.
+pub const WALKTHROUGH: &str = "type.googleapis.com/adapter.mygrpcadapter.config.Params";
+/// The type of our own.
+pub const OWN: &str = "type.googleapis.com/mygrpcadapter.config.v1.Params";
+
+/// A handler's params with a file in them.
+pub fn params(type_url: &str, file: &[u8]) -> Any {
+    let mut value = Vec::new();
+    prost::encoding::encode_key(1, prost::encoding::WireType::LengthDelimited, &mut value);
+    prost::encoding::encode_varint(file.len() as u64, &mut value);
+    value.extend_from_slice(file);
+    Any { type_url: type_url.into(), value }
+}
+
+/// An instance with a number.
+pub fn instance(name: &str) -> InstanceMsg {
+    let value = Some(Value { value: Some(Kind::Int64Value(1)) });
+    InstanceMsg { name: name.into(), value, ..Default::default() }
+}
+
+/// A request with one instance, for a handler with these params.
+pub fn request(adapter_config: Option<Any>, name: &str) -> Vec<u8> {
+    let instances = vec![instance(name)];
+    HandleMetricRequest { instances, adapter_config, dedup_id: "1".into() }.encode_to_vec()
+}
+
+/// Requests of one shape, told apart by the name of their instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// The handler's file.
+    pub file: &'static str,
+    /// How many bytes each carries beside its name.
+    pub padding: usize,
+}
+
+impl Shape {
+    /// The request.
+    pub fn message(self, name: &str) -> Vec<u8> {
+        let padding = Value { value: Some(Kind::StringValue("x".repeat(self.padding))) };
+        let mut instance = instance(name);
+        instance.dimensions.insert("padding".into(), padding);
+        HandleMetricRequest {
+            instances: vec![instance],
+            adapter_config: Some(params(WALKTHROUGH, self.file.as_bytes())),
+            dedup_id: "1".into(),
+        }
+        .encode_to_vec()
+    }
+
+    /// The text of it.
+    pub fn text(self, name: &str) -> String {
+        let (file, padding) = (self.file, "x".repeat(self.padding));
+        format!(
+            "HandleMetric invoked with:\n  Adapter config: &Params{{FilePath:{file},}}\n  \
+             Instances: '{name}':\n  {{\n\t\tValue = 1\n\t\tDimensions = map[padding:{padding}]\n  }}\n"
+        )
+    }
+
+    /// The names in a file that holds whole requests of this shape and nothing
+    /// else; panics at anything else.
+    pub fn names(self, file: &[u8]) -> Vec<String> {
+        let file = std::str::from_utf8(file).expect("text");
+        let mut names = Vec::new();
+        let mut rest = file;
+        while !rest.is_empty() {
+            let name = rest.split('\'').nth(1).unwrap_or_default();
+            let after = rest.strip_prefix(&*self.text(name));
+            let shown = &rest[..rest.len().min(200)];
+            rest = after.unwrap_or_else(|| panic!("not a whole request: {shown:?}"));
+            names.push(name.to_owned());
+        }
+        names
+    }
+}
+
+/// Asserts that every name that was acknowledged is in `written` exactly once,
+/// and that no other is there twice.
+pub fn assert_each_once(acknowledged: &[String], written: &[String]) {
+    let mut sorted = written.to_vec();
+    sorted.sort_unstable();
+    let twice: Vec<_> = sorted.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert!(twice.is_empty(), "written twice: {twice:?}");
+    let lost: Vec<_> = acknowledged.iter().filter(|name| sorted.binary_search(name).is_err()).collect();
+    assert!(lost.is_empty(), "acknowledged but not written: {lost:?}");
+}

@@ -1,0 +1,114 @@
+//! Namespaces of a test's own: mounts and networks that nobody else sees and
+//! that are gone with the last process in them.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// Says that a test can't run here; a failure where that may not be.
+pub fn skip(reason: &str) {
+    // Not by a macro, whose output the harness would keep to itself.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+    let required = std::env::var("CI_REQUIRE_MOUNTS").is_ok_and(|value| value == "1");
+    assert!(!required, "CI_REQUIRE_MOUNTS=1, but: {reason}");
+}
+
+/// A process that does nothing but hold namespaces.
+#[derive(Debug)]
+pub struct Namespace {
+    holder: Child,
+    /// How `nsenter` gets in.
+    entry: [String; 4],
+}
+
+impl Namespace {
+    /// A new one, `--mount` or `--net`; `None`, said aloud, where that is not
+    /// allowed.
+    pub fn new(kind: &str) -> Option<Self> {
+        let words = [kind, "--", "sh", "-c", "echo && exec cat"];
+        let spawned =
+            Command::new("unshare").args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let Ok(mut holder) = spawned else {
+            skip("there is no unshare(1)");
+            return None;
+        };
+        let mut line = String::new();
+        let _ = BufReader::new(holder.stdout.take()?).read_line(&mut line);
+        if line.is_empty() {
+            let _ = holder.wait();
+            skip(&format!("unshare {kind} is not allowed; run the tests as root"));
+            return None;
+        }
+        let entry = ["nsenter".into(), "--target".into(), holder.id().to_string(), kind.into()];
+        Some(Self { holder, entry })
+    }
+
+    /// One with a mount of its own at `dir`, made by `mount` with `options`.
+    pub fn mounted(options: &[&str], dir: &Path) -> Option<Self> {
+        let namespace = Self::new("--mount")?;
+        let words: Vec<&str> = ["mount"].iter().chain(options).copied().chain(dir.to_str()).collect();
+        match namespace.try_run(&words) {
+            Ok(()) => Some(namespace),
+            Err(reason) => {
+                skip(&reason);
+                None
+            }
+        }
+    }
+
+    /// What to put before a command that is to run in it.
+    pub fn entry(&self) -> [&str; 4] {
+        self.entry.each_ref().map(|word| &**word)
+    }
+
+    /// Runs a command in it.
+    pub fn run(&self, words: &[&str]) {
+        self.try_run(words).unwrap();
+    }
+
+    fn try_run(&self, words: &[&str]) -> Result<(), String> {
+        let [nsenter, entry @ ..] = &self.entry;
+        let output = Command::new(nsenter).args(entry).args(words).output().unwrap();
+        let reason = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(()) } else { Err(format!("{words:?}: {}", reason.trim())) }
+    }
+
+    /// A path in it, as seen from outside.
+    pub fn seen(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        root.join(path.strip_prefix("/").unwrap())
+    }
+
+    /// Its network, for a thread of ours to enter.
+    pub fn network(&self) -> File {
+        File::open(format!("/proc/{}/ns/net", self.holder.id())).unwrap()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// A file system that takes no writes until this is dropped.
+#[derive(Debug)]
+pub struct Frozen<'a> {
+    namespace: &'a Namespace,
+    dir: &'a str,
+}
+
+impl<'a> Frozen<'a> {
+    pub fn new(namespace: &'a Namespace, dir: &'a str) -> Self {
+        namespace.run(&["fsfreeze", "--freeze", dir]);
+        Self { namespace, dir }
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = self.namespace.try_run(&["fsfreeze", "--unfreeze", self.dir]);
+    }
+}

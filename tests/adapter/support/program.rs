@@ -1,0 +1,204 @@
+//! The program under test: started, watched, ended.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{Pid, Signal};
+
+use super::client::Client;
+use super::until;
+
+/// The binary that cargo built for this test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mygrpcadapter");
+
+/// What every adapter here is started with.
+const ARGS: &[&str] = &["0", "--metrics-port=off"];
+
+/// A directory of one test, gone when it ends.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self::beneath(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// One in memory where there is a place for that: for many files.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::beneath(memory) } else { Self::new() }
+    }
+
+    fn beneath(dir: &Path) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = dir.join(format!("adapter-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir.canonicalize().unwrap())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A new directory in it.
+    pub fn dir(&self, name: &str) -> PathBuf {
+        let dir = self.0.join(name);
+        std::fs::create_dir(&dir).unwrap();
+        dir
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running adapter; killed when it is dropped.
+#[derive(Debug)]
+pub struct Adapter {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    /// The address it said it listens on.
+    pub address: String,
+    /// The port of it.
+    pub port: u16,
+    /// Its volume, as seen from here.
+    pub volume: PathBuf,
+    /// Last, so that the volume outlives the process.
+    _scratch: Option<Scratch>,
+}
+
+impl Adapter {
+    /// Starts one with a new volume.
+    pub async fn start(args: &[&str]) -> Self {
+        let scratch = Scratch::new();
+        let volume = scratch.dir("volume");
+        let mut adapter = Self::start_on(&volume, args).await;
+        adapter._scratch = Some(scratch);
+        adapter
+    }
+
+    /// Starts one on a directory that is there.
+    pub async fn start_on(volume: &Path, args: &[&str]) -> Self {
+        Self::start_by(&[], volume, args).await
+    }
+
+    /// Starts one by another program, `wrapper` and its arguments, that becomes
+    /// the adapter or runs it.
+    pub async fn start_by(wrapper: &[&str], volume: &Path, args: &[&str]) -> Self {
+        let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
+        words.push(PROGRAM.into());
+        words.extend(ARGS.iter().map(OsString::from));
+        words.extend(["--volume".into(), volume.into()]);
+        words.extend(args.iter().map(OsString::from));
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env_remove("RUST_LOG");
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, theirs) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                theirs.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        let (address, port, volume) = (String::new(), 0, volume.to_owned());
+        let mut adapter = Self { child, log, address, port, volume, _scratch: None };
+        let line = adapter.logged("listening on \"").await;
+        adapter.address = line.split('"').nth(1).unwrap().to_owned();
+        adapter.port = adapter.address.rsplit(':').next().unwrap().parse().unwrap();
+        adapter
+    }
+
+    /// Connects to it.
+    pub async fn client(&self) -> Client {
+        Client::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
+    /// Its process id; the wrapper's, where that runs it.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for its end and returns its exit code; killed by signal N is 128+N.
+    pub async fn exit(&mut self) -> i32 {
+        let status = until("the adapter ends", || self.child.try_wait().unwrap()).await;
+        status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(&mut self) -> i32 {
+        self.signal(Signal::TERM);
+        self.exit().await
+    }
+
+    /// Waits until a line with `part` in it is logged.
+    pub async fn logged(&self, part: &str) -> String {
+        until(&format!("a log line with {part:?}"), || {
+            self.log().into_iter().find(|line| line.contains(part))
+        })
+        .await
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A file of its volume; nothing if there is none.
+    pub fn read(&self, file: &str) -> Vec<u8> {
+        match std::fs::read(self.volume.join(file)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            other => other.unwrap(),
+        }
+    }
+
+    /// The names in the top directory of its volume, sorted.
+    pub fn files(&self) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(&self.volume)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// How many descriptors it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(self.proc("fd")).unwrap().count()
+    }
+
+    /// The most memory it ever had resident, in KiB.
+    pub fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        format!("/proc/{}/{file}", self.pid().as_raw_pid()).into()
+    }
+}
+
+impl Drop for Adapter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let text = self.log().join("\n");
+            let _ = writeln!(std::io::stderr(), "the adapter's log:\n{text}");
+        }
+    }
+}

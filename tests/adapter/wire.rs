@@ -1,0 +1,229 @@
+//! HTTP/2 as grpc-go speaks it, down to the frames.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::captures::recorded;
+use crate::support::client::{Client, framed};
+use crate::support::message::{METRIC, Shape, assert_each_once};
+use crate::support::{Adapter, OK, PATIENCE, Reply};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// HTTP/2 by hand, so that what is sent is what was recorded.
+struct Frames(TcpStream);
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Frames {
+    fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(stream)
+    }
+
+    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        self.0.write_all(&frame).unwrap();
+    }
+
+    fn receive(&mut self) -> Frame {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        self.0.read_exact(&mut payload).unwrap();
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Frame { kind: head[3], flags: head[4], stream, payload }
+    }
+
+    /// Waits for a frame of a kind and passes over the others, but for pings,
+    /// which it answers as grpc-go would.
+    fn await_frame(&mut self, kind: u8, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        loop {
+            let frame = self.receive();
+            if frame.kind == kind && wanted(&frame) {
+                return frame;
+            }
+            if frame.kind == PING && frame.flags & ACK == 0 {
+                self.send(PING, ACK, 0, &frame.payload);
+            }
+        }
+    }
+
+    /// Waits for an answer that is an empty message with an OK after it.
+    fn await_empty_reply(&mut self, stream: u32) {
+        let head = self.await_frame(HEADERS, |frame| frame.stream == stream);
+        assert_eq!(head.flags & END_STREAM, 0, "refused at once");
+        let data = self.await_frame(DATA, |frame| frame.stream == stream);
+        assert_eq!(data.payload, [0; 5]);
+        let trailers = self.await_frame(HEADERS, |frame| frame.stream == stream);
+        assert_eq!(trailers.flags & END_STREAM, END_STREAM);
+    }
+}
+
+/// The header blocks that a connection of the recording sent.
+fn recorded_blocks(connection: &str) -> Vec<Vec<u8>> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/captures/by-version/1.0.9/frames.txt");
+    let frames = std::fs::read_to_string(path).unwrap();
+    let sent = format!(" {connection} > HEADERS ");
+    let lines = frames.lines().filter(|line| line.contains(&sent));
+    let hex = lines.map(|line| line.split("block=").nth(1).unwrap());
+    hex.map(|hex| {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    })
+    .collect()
+}
+
+#[tokio::test]
+async fn the_frames_that_a_mixer_of_1_0_9_sent_are_answered() {
+    let adapter = Adapter::start(&[]).await;
+    let blocks = recorded_blocks("conn2");
+    assert_eq!((blocks[0].len(), blocks[1].len()), (100, 7));
+    let requests = ["metric-batch3", "metric-1"]
+        .map(|name| framed(&std::fs::read(&recorded("by-version/1.0.9", name)[0]).unwrap()));
+    let mut frames = Frames::connect(adapter.port);
+    frames.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    frames.send(SETTINGS, 0, 0, &[]);
+    let settings = frames.await_frame(SETTINGS, |frame| frame.flags & ACK == 0).payload;
+    let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).unwrap();
+    assert_eq!(streams[2..], 1024_u32.to_be_bytes());
+    frames.send(SETTINGS, ACK, 0, &[]);
+
+    frames.send(HEADERS, END_HEADERS, 1, &blocks[0]);
+    frames.send(DATA, END_STREAM, 1, &requests[0]);
+    frames.await_empty_reply(1);
+    let once = adapter.read("out.txt").len();
+
+    frames.send(PING, 0, 0, &[2, 4, 16, 16, 9, 14, 7, 7]);
+    let pong = frames.await_frame(PING, |frame| frame.flags & ACK == ACK);
+    assert_eq!(pong.payload, [2, 4, 16, 16, 9, 14, 7, 7]);
+    frames.send(WINDOW_UPDATE, 0, 0, &5_u32.to_be_bytes());
+
+    // The second block lives off the table that the first one filled. Its body
+    // comes byte by byte.
+    frames.send(HEADERS, END_HEADERS, 3, &blocks[1]);
+    for (at, byte) in requests[1].iter().enumerate() {
+        let last = at + 1 == requests[1].len();
+        frames.send(DATA, if last { END_STREAM } else { 0 }, 3, &[*byte]);
+    }
+    frames.await_empty_reply(3);
+    let text = String::from_utf8(adapter.read("out.txt")).unwrap();
+    assert_eq!(text[..once].matches("invoked with").count(), 1);
+    assert_eq!(text[once..].matches("invoked with").count(), 1);
+    assert!(text[once..].contains("map[response_code:200]"));
+}
+
+#[tokio::test]
+async fn bodies_larger_than_any_window_arrive_whole() {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "out.txt", padding: 3 << 20 };
+    let one = client.unary(METRIC, &shape.message("one")).await.unwrap();
+    assert_eq!(one, Reply::default());
+    assert_eq!(shape.names(&adapter.read("out.txt")), ["one"]);
+
+    // Twelve at once, of 219 KB: more than the connection's window together.
+    std::fs::remove_file(adapter.volume.join("out.txt")).unwrap();
+    let capture = recorded("metric", "029").remove(0);
+    let request = framed(&std::fs::read(&capture).unwrap());
+    let mut calls = Vec::new();
+    for _ in 0..12 {
+        calls.push(client.open(METRIC).await.unwrap());
+    }
+    for call in &mut calls {
+        call.send(request.clone(), true).unwrap();
+    }
+    for call in calls {
+        assert_eq!(call.reply().await.unwrap(), Reply::default());
+    }
+    let expected = std::fs::read(capture.with_extension("expected")).unwrap();
+    let file = adapter.read("out.txt");
+    assert_eq!(file.len(), 12 * expected.len());
+    assert!(file.chunks(expected.len()).all(|chunk| chunk == expected));
+}
+
+#[tokio::test]
+async fn one_connection_carries_1024_calls_at_once() {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "out.txt", padding: 100 };
+    let names: Vec<String> = (0..1024).map(|at| format!("n{at}")).collect();
+    let mut calls = Vec::new();
+    for _ in &names {
+        calls.push(client.open(METRIC).await.unwrap());
+    }
+    for (name, call) in names.iter().zip(&mut calls) {
+        call.send(framed(&shape.message(name)), true).unwrap();
+    }
+    for call in calls {
+        assert_eq!(call.reply().await.unwrap(), Reply::default());
+    }
+    let written = shape.names(&adapter.read("out.txt"));
+    assert_eq!(written.len(), names.len());
+    assert_each_once(&names, &written);
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_leaves_nothing_behind() {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "out.txt", padding: 1000 };
+    let message = framed(&shape.message("half"));
+    let names: Vec<String> = (0..50).map(|at| format!("whole-{at}")).collect();
+    for name in &names {
+        let mut call = client.open(METRIC).await.unwrap();
+        call.send(message.slice(..600), false).unwrap();
+        assert_eq!(client.unary(METRIC, &shape.message(name)).await.unwrap().status, OK);
+        call.cancel();
+    }
+    assert_eq!(shape.names(&adapter.read("out.txt")), names);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_the_protocol_harms_no_other() {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "out.txt", padding: 10 };
+    for noise in [
+        &b"GET / HTTP/1.1\r\nHost: adapter\r\n\r\n"[..],
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\x01\x04\0\0\0\x01",
+        b"",
+    ] {
+        let mut stream = TcpStream::connect(("127.0.0.1", adapter.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(noise).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // Until it closes the connection, by an end or a reset.
+        let _ = stream.read_to_end(&mut Vec::new());
+        assert_eq!(client.unary(METRIC, &shape.message("a")).await.unwrap().status, OK);
+    }
+}
+
+#[tokio::test]
+async fn both_families_of_addresses_are_served() {
+    let adapter = Adapter::start(&[]).await;
+    let shape = Shape { file: "out.txt", padding: 10 };
+    assert!(adapter.address.starts_with("[::]:"), "{}", adapter.address);
+    for host in ["127.0.0.1", "::1"] {
+        let client = Client::connect((host, adapter.port)).await.unwrap();
+        assert_eq!(client.unary(METRIC, &shape.message("a")).await.unwrap().status, OK, "{host}");
+    }
+}

@@ -271,7 +271,7 @@ fn made_up(text: &str, file_path: &str) -> Result<Vec<u8>, String> {
         };
         instance.dimensions.insert(key.into(), value(held));
     }
-    let params = Params { file_path: file_path.into() };
+    let params = Params { file_path: file_path.into(), ..Default::default() };
     let type_url = "type.googleapis.com/mygrpcadapter.config.v1.Params".into();
     let adapter_config = Some(Any { type_url, value: params.encode_to_vec() });
     Ok(HandleMetricRequest { instances: vec![instance], adapter_config, ..Default::default() }

@@ -1,20 +1,15 @@
 //! The second port: `/metrics` for Prometheus, `/healthz` and `/readyz` for
 //! probes that know only HTTP.
+//!
+//! One request per connection, of which only the first line matters: that much
+//! HTTP/1 is less here than a library for it would be (70 kB of binary).
 
-use std::convert::Infallible;
+use std::io;
 use std::net::TcpListener;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -26,6 +21,11 @@ use crate::server::accept;
 const MAX_CONNECTIONS: usize = 16;
 /// How long one may take to ask, and to be told.
 const EXCHANGE: Duration = Duration::from_secs(10);
+/// The most bytes of a request.
+const MAX_REQUEST: usize = 8 * 1024;
+const TEXT: &str = "text/plain; charset=utf-8";
+/// Prometheus's own name for its text format.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Serves the port until the runtime ends.
 pub async fn serve(listener: TcpListener, sources: Sources) {
@@ -39,76 +39,70 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
         let stream = accept(&listener).await;
         let sources = sources.clone();
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(EXCHANGE, speak(stream, sources)).await;
+            match tokio::time::timeout(EXCHANGE, speak(stream, &sources)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => log::debug!("a connection to the metrics port ended error={error}"),
+                Err(_) => log::debug!("a connection to the metrics port took too long"),
+            }
             drop(place);
         });
     }
 }
 
-async fn speak(stream: TcpStream, sources: Sources) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        std::future::ready(Ok::<_, Infallible>(answer(&request, &sources)))
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .keep_alive(false)
-        .max_buf_size(16 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        log::debug!("a connection to the metrics port ended error={error}");
-    }
-}
-
-fn answer(request: &Request<Incoming>, sources: &Sources) -> Response<Page> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return said(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
-    }
-    let state = sources.health.state();
-    match request.uri().path() {
-        "/metrics" => {
-            let mut response = Response::new(Page::Pieces(sources.clone(), Some(Piece::First)));
-            let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert("content-type", kind);
-            response
+/// Answers one request and closes.
+async fn speak(mut stream: TcpStream, sources: &Sources) -> io::Result<()> {
+    let mut request = Vec::with_capacity(1024);
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        if request.len() > MAX_REQUEST {
+            return answer(&mut stream, "431 Request Header Fields Too Large", false, "too much\n").await;
         }
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let mut words = request.split(|byte| matches!(byte, b' ' | b'\r'));
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let head_only = method == b"HEAD";
+    if method != b"GET" && !head_only {
+        return answer(&mut stream, "405 Method Not Allowed", head_only, "GET only\n").await;
+    }
+    let draining = sources.health.state().phase != Phase::Serving;
+    match path {
+        b"/metrics" => page(&mut stream, sources, head_only).await,
         // Alive as long as it can say so: a full disk is no reason to restart.
-        "/healthz" => said(StatusCode::OK, "ok\n"),
-        "/readyz" if state.phase != Phase::Serving => said(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        "/readyz" => said(StatusCode::OK, "ok\n"),
-        _ => said(StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n"),
+        b"/healthz" => answer(&mut stream, "200 OK", head_only, "ok\n").await,
+        b"/readyz" if draining => {
+            answer(&mut stream, "503 Service Unavailable", head_only, "draining\n").await
+        }
+        b"/readyz" => answer(&mut stream, "200 OK", head_only, "ok\n").await,
+        _ => answer(&mut stream, "404 Not Found", head_only, "try /metrics, /healthz or /readyz\n").await,
     }
 }
 
-fn said(status: StatusCode, text: &'static str) -> Response<Page> {
-    let mut response = Response::new(Page::Text(Some(Bytes::from_static(text.as_bytes()))));
-    *response.status_mut() = status;
-    response
-}
-
-/// What is sent: a few words, or the metrics piece by piece, each made when the
-/// last one is on its way.
-#[derive(Debug)]
-enum Page {
-    Text(Option<Bytes>),
-    Pieces(Sources, Option<Piece>),
-}
-
-impl Body for Page {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let data = match self.get_mut() {
-            Self::Text(text) => text.take(),
-            Self::Pieces(sources, next) => next.take().map(|piece| {
-                let mut out = Vec::new();
-                *next = sources.piece(piece, &mut out);
-                out.into()
-            }),
-        };
-        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+/// The metrics, piece by piece, each made when the last one is on its way. Their
+/// end is that of the connection.
+async fn page(stream: &mut TcpStream, sources: &Sources, head_only: bool) -> io::Result<()> {
+    let mut out = head("200 OK", EXPOSITION, "").into_bytes();
+    let mut next = (!head_only).then_some(Piece::First);
+    while let Some(piece) = next {
+        next = sources.piece(piece, &mut out);
+        stream.write_all(&out).await?;
+        out.clear();
     }
+    stream.write_all(&out).await?;
+    stream.shutdown().await
+}
+
+async fn answer(stream: &mut TcpStream, status: &str, head_only: bool, text: &str) -> io::Result<()> {
+    let mut out = head(status, TEXT, &format!("Content-Length: {}\r\n", text.len()));
+    if !head_only {
+        out.push_str(text);
+    }
+    stream.write_all(out.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+fn head(status: &str, kind: &str, length: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{length}Connection: close\r\n\r\n")
 }

@@ -70,7 +70,7 @@ impl Admission {
             Ok(Ok(bytes)) => bytes,
             _ => {
                 return Err(Status::resource_exhausted(
-                    "too many bytes in flight; the volume is slow or stalled",
+                    "the queue to the volume is full, and too many bytes wait for it; it is slow or stalled",
                 ));
             }
         };

@@ -209,12 +209,27 @@ fn buckets(text: &str) -> Result<Bounds, String> {
         let bounds = std::iter::successors(Some(-0.00099), |bound| Some(bound + 0.0001));
         return Ok(Bounds(bounds.take(20).collect()));
     }
-    let bounds: Option<Vec<f64>> = text.split(',').map(|bound| bound.trim().parse().ok()).collect();
-    let ascends =
-        |bounds: &Vec<f64>| bounds.iter().all(|bound| bound.is_finite()) && bounds.is_sorted_by(|a, b| a < b);
+    let bounds: Option<Vec<f64>> = text.split(',').map(|bound| decimal(bound.trim())).collect();
+    let ascends = |bounds: &Vec<f64>| bounds.is_sorted_by(|a, b| a < b);
     bounds.filter(|bounds| bounds.len() <= 64 && ascends(bounds)).map(Bounds).ok_or_else(|| {
         String::from("write at most 64 numbers, ascending, as in 0.01,0.1,1; or gatewaymetric")
     })
+}
+
+/// Reads a plain decimal of at most 15 digits: both its digits and their power of
+/// ten are exact then, and so one division rounds right. std's own reader knows
+/// all decimals, by a table of 10 kB.
+fn decimal(text: &str) -> Option<f64> {
+    let (sign, text) = text.strip_prefix('-').map_or((1.0, text), |rest| (-1.0, rest));
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = whole.len() + part.len();
+    let plain = whole.bytes().chain(part.bytes()).all(|byte| byte.is_ascii_digit());
+    if digits == 0 || digits > 15 || !plain {
+        return None;
+    }
+    let number: u64 =
+        whole.bytes().chain(part.bytes()).fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    Some(sign * number as f64 / 10_u64.pow(part.len() as u32) as f64)
 }
 
 fn fsync(text: &str) -> Result<Fsync, String> {
@@ -265,6 +280,25 @@ mod tests {
             assert_eq!(args.drain_delay, Duration::from_secs(120));
         }
         assert_eq!(read(&["--default-file=a=b"]).unwrap().default_file, "a=b");
+    }
+
+    #[test]
+    fn bounds_are_read_to_the_last_bit() {
+        for text in ["0.005", ".5", "10", "2.5", "-0.00099", "0.30000000000001", "123456789012345"] {
+            assert_eq!(decimal(text), text.parse().ok(), "{text}");
+        }
+        for text in ["", ".", "-", "1e3", "NaN", "0x1", "1.2.3", "1234567890123456"] {
+            assert_eq!(decimal(text), None, "{text}");
+        }
+        let original = buckets("gatewaymetric").unwrap().0;
+        assert_eq!(
+            (original.len(), original[2], original[9]),
+            (20, -0.0007899999999999999, -8.999999999999979e-05)
+        );
+        assert_eq!(buckets("0.1, 1,10").unwrap().0, [0.1, 1.0, 10.0]);
+        for text in ["", "1,1", "2,1", "a", "1,"] {
+            assert!(buckets(text).is_err(), "{text}");
+        }
     }
 
     #[test]

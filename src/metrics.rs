@@ -183,18 +183,18 @@ fn process(out: &mut Vec<u8>, started: SystemTime) {
     let started = started.duration_since(UNIX_EPOCH).unwrap_or_default();
     single(out, "process_start_time_seconds", "gauge", "When the process began.", started.as_secs_f64());
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = |name: &str| -> Option<f64> {
+    let kilobytes = |name: &str| -> Option<u64> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse().ok()
     };
     if let Some(resident) = kilobytes("VmRSS:") {
-        single(out, "process_resident_memory_bytes", "gauge", "Memory in use.", resident * 1024.0);
+        single(out, "process_resident_memory_bytes", "gauge", "Memory in use.", (resident * 1024) as f64);
     }
     // The fields after the name, which may have anything in it but ends in `)`.
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
-    single(out, "process_cpu_seconds_total", "counter", "CPU time used.", ticks / TICKS);
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    single(out, "process_cpu_seconds_total", "counter", "CPU time used.", ticks as f64 / TICKS);
     if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
         // One of them is the directory itself.
         let open = entries.count().saturating_sub(1);

@@ -157,6 +157,12 @@ impl<'a> Record<'a> {
         stretch.end -= 1;
     }
 
+    /// How many bytes of addresses it holds.
+    pub fn address_bytes(&self) -> usize {
+        let values = self.values.iter().chain(self.entries.iter().map(|entry| &entry.value));
+        values.map(|value| if let Value::Ip(bytes) = value { bytes.len() } else { 0 }).sum()
+    }
+
     /// The value that the map in field `map` has for `key`.
     pub fn lookup(&self, map: usize, key: &[u8]) -> Value<'a> {
         let Some(Value::Map(stretch)) = self.values.get(map) else { return Value::Absent };

@@ -90,6 +90,16 @@ impl Style {
         }
     }
 
+    /// About what an instance of these bytes becomes. Little in it can grow:
+    /// addresses that are written out, and what JSON must escape.
+    pub fn measure(&self, record: &Record, instance: &[u8]) -> usize {
+        let grown = match self.format {
+            Format::Text => 0,
+            Format::Json => instance.utf8_chunks().map(|chunk| json::growth(&chunk)).sum(),
+        };
+        instance.len() + grown + 4 * record.address_bytes()
+    }
+
     /// What comes after the last instance.
     pub fn tail(&self, out: &mut Vec<u8>) {
         if self.format == Format::Text {

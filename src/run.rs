@@ -176,7 +176,7 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
             }
         }
         () = overdue => {
-            log::warn!("connections are still open at the deadline, cut drain_timeout={:?}", args.drain_timeout);
+            log::warn!("connections still open at the deadline, cut drain_timeout={:?}", args.drain_timeout);
         }
         code = shutdown::drain(&mut signals, &health, args.drain_delay) => return ExitCode::from(code),
     }

@@ -20,7 +20,9 @@ use crate::store::{self, Ticket};
 /// The most instances one request may bring.
 pub const MAX_INSTANCES: usize = 65_536;
 /// The most bytes one request may become.
-pub const MAX_RENDERED: usize = 6 * 1024 * 1024;
+pub const MAX_RENDERED: usize = 8 * 1024 * 1024;
+/// Instances of more bytes than this are measured before they are rendered.
+const LARGE: usize = 256 * 1024;
 
 /// Why a request is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +141,10 @@ impl<'a> Report<'a> {
         let limit = out.len() + MAX_RENDERED;
         let style = Style::new(format);
         style.head(&template.layout, self.config.file_path(), out);
-        self.each(template, |record| {
+        self.each(template, |record, instance| {
+            if instance.len() > LARGE && style.measure(record, instance) > limit - out.len() {
+                return Err(Refusal::Rendered);
+            }
             style.instance(&template.layout, record, out);
             note(record);
             if out.len() > limit { Err(Refusal::Rendered) } else { Ok(()) }
@@ -148,11 +153,11 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    /// Reads one instance after the other.
+    /// Reads one instance after the other, and shows it with its bytes.
     pub fn each(
         &self,
         template: &Template,
-        mut see: impl FnMut(&Record) -> Result<(), Refusal>,
+        mut see: impl FnMut(&Record, &[u8]) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let mut record = Record::default();
         let mut reader = Reader::new(self.message);
@@ -161,8 +166,9 @@ impl<'a> Report<'a> {
                 reader.skip(tag)?;
                 continue;
             }
-            walk::instance(&mut record, template, reader.bytes()?)?;
-            see(&record)?;
+            let instance = reader.bytes()?;
+            walk::instance(&mut record, template, instance)?;
+            see(&record, instance)?;
         }
         Ok(())
     }
@@ -239,7 +245,7 @@ impl Mixer {
         };
         // A log entry needs no file; the histogram is enough.
         if path.is_empty() && observed {
-            report.each(template, |record| {
+            report.each(template, |record, _| {
                 note(record);
                 Ok(())
             })?;

@@ -108,6 +108,16 @@ fn escaped(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(&text[plain..]);
 }
 
+/// How many bytes a stretch of text gains in a JSON string, at the most.
+pub fn growth(chunk: &std::str::Utf8Chunk) -> usize {
+    let escaped = chunk.valid().bytes().map(|byte| match byte {
+        b'"' | b'\\' => 1,
+        0..0x20 => 5,
+        _ => 0,
+    });
+    escaped.sum::<usize>() + 2 * usize::from(!chunk.invalid().is_empty())
+}
+
 /// An address as one writes it, an IPv4 one dotted even where it comes mapped
 /// into 16 bytes; bytes that are no address in hexadecimal.
 pub fn address(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -9,7 +9,7 @@ use prost::Message;
 use crate::support::client::framed;
 use crate::support::message::{METRIC, Shape};
 use crate::support::{
-    Adapter, Client, INTERNAL, INVALID_ARGUMENT, OK, OUT_OF_RANGE, RESOURCE_EXHAUSTED, Reply, UNIMPLEMENTED,
+    Adapter, Client, INTERNAL, INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Reply, UNIMPLEMENTED,
 };
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 1 };
@@ -38,7 +38,7 @@ async fn a_message_of_more_than_4_mib_is_refused_and_one_of_4_mib_taken() {
     assert_eq!(largest.message("n").len(), limit);
     let reply =
         client.unary(METRIC, &Shape { padding: limit - bare + 1, ..SHAPE }.message("n")).await.unwrap();
-    assert_eq!(reply.status, OUT_OF_RANGE);
+    assert_eq!(reply.status, RESOURCE_EXHAUSTED);
     assert!(reply.message.contains("4194304"), "{}", reply.message);
     assert!(adapter.files().is_empty());
     assert_eq!(client.unary(METRIC, &largest.message("n")).await.unwrap(), Reply::default());
@@ -159,7 +159,7 @@ async fn what_is_not_served_is_unimplemented() {
         "/metric.HandleMetricService/HandleMetrics",
         "/metric.HandleMetricService/",
         "/metric.HandleMetricService",
-        "/tracespan.HandleTraceSpanService/HandleTraceSpan",
+        "/quota.HandleQuotaService/HandleQuota",
         "/istio.mixer.adapter.model.v1beta1.InfrastructureBackend/Open",
         "/grpc.health.v1.Health/List",
         "/",

@@ -10,6 +10,7 @@ use mygrpcadapter::pb::istio::policy::v1beta1::{
     DnsName, Duration, EmailAddress, IpAddress, StringMap, TimeStamp, Uri, Value, value::Value as Kind,
 };
 use mygrpcadapter::pb::metric::{HandleMetricRequest, InstanceMsg};
+use mygrpcadapter::render::Format;
 use proptest::collection::{hash_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -99,7 +100,7 @@ fn written() -> impl Strategy<Value = Vec<u8>> {
 /// The text that the adapter makes of a message.
 fn rendered(message: &[u8]) -> Result<String, Refusal> {
     let mut out = b"before".to_vec();
-    Report::read(message)?.render(&METRIC, &mut out)?;
+    Report::read(message)?.render(&METRIC, Format::Text, &mut out, |_| {})?;
     assert!(out.starts_with(b"before"), "it changed what was there");
     Ok(String::from_utf8_lossy(&out[6..]).into_owned())
 }

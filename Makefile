@@ -9,7 +9,7 @@ SOURCES  := $(shell find src proto -type f) build.rs Cargo.toml Cargo.lock .carg
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # --- the program -----------------------------------------------------------
 
@@ -55,3 +55,4 @@ clean: ## remove what was built
 	$(CARGO) clean
 
 include manifests.mk
+include bench.mk

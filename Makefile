@@ -53,3 +53,5 @@ fmt: ## format the sources
 .PHONY: clean
 clean: ## remove what was built
 	$(CARGO) clean
+
+include image.mk

@@ -19,10 +19,10 @@ DOCKER = os.environ.get("DOCKER") or "docker"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
-def run(*command, check=True, timeout=580, env=None):
+def run(*command, check=True, timeout=1800, env=None, cwd=ROOT):
     """Runs to the end; the result has bytes in `stdout` and `stderr`."""
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **(env or {})}, timeout=timeout,
+        command, cwd=cwd, env={**os.environ, **(env or {})}, timeout=timeout,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if check and done.returncode != 0:
         end = b"\n".join((done.stdout + done.stderr).splitlines()[-20:]).decode(errors="replace")
@@ -50,17 +50,22 @@ def require():
         sys.exit(1 if os.environ.get("CI_REQUIRE_ENGINE") == "1" else 0)
 
 
-def build(tag, **variables):
-    """`make docker-build`, on the builder given, or pulled, or made here."""
+def find_builder():
+    """Sets BUILDER to one made here, unless it is given or can be pulled."""
     if not os.environ.get("BUILDER"):
         default = re.search(r"^ARG BUILDER=(\S+)", (ROOT / "Dockerfile").read_text(), re.M)[1]
         present = docker("image", "inspect", default, check=False).returncode == 0
         if not present and docker("pull", "--quiet", default, check=False).returncode != 0:
             os.environ["BUILDER"] = run("tests/image/builder-base").stdout.decode().strip()
+
+
+def build(tag, **variables):
+    """`make docker-build`."""
+    find_builder()
     make("docker-build", TAG=tag, **variables)
 
 
-def make(target, check=True, **variables):
+def make(target, check=True, cwd=ROOT, **variables):
     """A target of the Makefile, in an environment with nothing set for it."""
     given = {"DOCKERHUB_USERNAME": "", "REGISTRY": "docker.io", "DOCKER": DOCKER,
              "BUILDER": os.environ.get("BUILDER", ""), **variables}
@@ -68,7 +73,7 @@ def make(target, check=True, **variables):
         given["NETWORK"] = "host"
     words = [f"{name}={value}" for name, value in given.items()]
     # A make above this one passes its own variables down.
-    return run("make", "--no-print-directory", target, *words, check=check,
+    return run("make", "--no-print-directory", target, *words, check=check, cwd=cwd,
                env={"MAKEFLAGS": "", "MAKEOVERRIDES": ""})
 
 

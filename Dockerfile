@@ -14,8 +14,9 @@ COPY .ci/setup .ci/engine-stage .ci/
 RUN .ci/engine-stage tools
 COPY . .
 ARG REVISION=unknown
-RUN .ci/engine-stage build
+# The C compiler takes its __TIME__, which mimalloc has in it, from here too.
 ARG SOURCE_DATE_EPOCH=0
+RUN .ci/engine-stage build
 RUN .ci/engine-stage root /root-of-image
 
 FROM scratch

@@ -56,3 +56,4 @@ clean: ## remove what was built
 
 include manifests.mk
 include bench.mk
+include image.mk

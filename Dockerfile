@@ -1,0 +1,38 @@
+# One static binary in an otherwise empty image. Made for BuildKit and for the
+# classic builder; the latter sets neither BUILDPLATFORM nor TARGETARCH, so
+# both have a default here: HOST, and the CPU of the build stage.
+
+# The version is rust-toolchain.toml's.
+ARG BUILDER=docker.io/library/rust:1.95.0-slim-bookworm
+ARG HOST=linux/amd64
+
+FROM --platform=${BUILDPLATFORM:-$HOST} $BUILDER AS build
+WORKDIR /src
+# No default in this line: BuildKit would take it over its own value.
+ARG TARGETARCH
+COPY .ci/setup .ci/engine-stage .ci/
+RUN .ci/engine-stage tools
+COPY . .
+ARG REVISION=unknown
+# The C compiler takes its __TIME__, which mimalloc has in it, from here too.
+ARG SOURCE_DATE_EPOCH=0
+RUN .ci/engine-stage build
+RUN .ci/engine-stage root /root-of-image
+
+FROM scratch
+ARG REVISION=unknown
+ARG VERSION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.title="mygrpcadapter" \
+      org.opencontainers.image.description="An out-of-process adapter for Istio's Mixer" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"
+# One layer: the binary, cat and tail as links to it, the licences, /volume.
+COPY --from=build /root-of-image/ /
+ENV PATH=/bin
+USER 65532:65532
+EXPOSE 8000 9145
+ENTRYPOINT ["/mygrpcadapter"]
+CMD ["8000"]

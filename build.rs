@@ -22,9 +22,28 @@ fn main() -> Result<()> {
     let files = protox::compile(PROTOS, ["proto"]).map_err(std::io::Error::other)?;
     prost_build::Config::new().compile_well_known_types().include_file("protos.rs").compile_fds(files)?;
 
+    leave_out_unwinding();
+
     println!("cargo:rerun-if-env-changed=REVISION");
     println!("cargo:rustc-env=REVISION={}", revision());
     Ok(())
+}
+
+/// Leaves the tables for unwinding out of the release program, which aborts.
+fn leave_out_unwinding() {
+    let set_to = |name: &str, value: &str| std::env::var(name).is_ok_and(|set| set == value);
+    if !set_to("PROFILE", "release") || !set_to("CARGO_CFG_TARGET_ENV", "musl") {
+        return;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cargo/no-unwind.ld");
+    println!("cargo:rerun-if-changed={}", script.display());
+    // On x86_64 gcc links, elsewhere the linker itself is called.
+    let gcc = set_to("CARGO_CFG_TARGET_ARCH", "x86_64");
+    for words in [["--no-eh-frame-hdr"].as_slice(), &["-T", &script.display().to_string()]] {
+        for word in words {
+            println!("cargo:rustc-link-arg-bins={}{word}", if gcc { "-Wl," } else { "" });
+        }
+    }
 }
 
 /// The commit this is built from: `REVISION` where the build has no repository

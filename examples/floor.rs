@@ -10,16 +10,18 @@ use std::future::{Future, Ready, ready};
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use mygrpcadapter::admission::MAX_MESSAGE;
 use mygrpcadapter::codec::Raw;
+use mygrpcadapter::counters::Counters;
 use mygrpcadapter::health::Health;
 use mygrpcadapter::server::{self, Limits};
-use mygrpcadapter::service::MAX_MESSAGE;
 use mygrpcadapter::shutdown::{self, Signals};
 use tonic::Status;
 use tonic::body::Body;
@@ -62,11 +64,13 @@ fn main() -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let mut signals = Signals::register()?;
-        let listener = server::bind(port)?;
+        let listener = server::bind(port, false)?;
         writeln!(io::stderr(), "listening on \"{}\"", listener.local_addr()?)?;
-        let health = Health::new(&[]);
+        let health = Health::new([]);
+        let limits =
+            Limits { counters: Arc::new(Counters::default()), connections: 64, connection_age: None };
         tokio::select! {
-            served = server::serve(listener, Floor, Limits { connections: 1024 }, health.phases()) => {
+            served = server::serve(listener, Floor, limits, health.states()) => {
                 served.map(|()| ExitCode::SUCCESS)
             }
             code = shutdown::drain(&mut signals, &health, Duration::ZERO) => Ok(ExitCode::from(code)),

@@ -244,7 +244,7 @@ mod tests {
 
     fn observe(histogram: &Histogram, variables: &[(&'static str, Value<'static>)]) {
         let mut record = Record::default();
-        record.begin(1);
+        record.begin(&[Value::Absent]);
         for (key, value) in variables {
             record.push_entry(0, key.as_bytes(), *value);
         }

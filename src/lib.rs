@@ -31,8 +31,6 @@ pub mod metrics;
 pub mod mixer;
 pub mod pb;
 pub mod policy;
-pub mod record;
-pub mod render;
 pub mod run;
 pub mod server;
 pub mod service;
@@ -41,3 +39,5 @@ pub mod sink;
 pub mod store;
 pub mod tools;
 pub mod volume;
+
+pub use records::{record, render};

@@ -7,8 +7,8 @@ pub mod backend;
 pub mod config;
 pub mod report;
 pub mod templates;
-pub mod walk;
-pub mod wire;
+
+pub use records::protobuf::{walk, wire};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

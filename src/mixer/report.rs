@@ -141,35 +141,24 @@ impl<'a> Report<'a> {
         let limit = out.len() + MAX_RENDERED;
         let style = Style::new(format);
         style.head(&template.layout, self.config.file_path(), out);
-        self.each(template, |record, instance| {
+        let whole = walk::instances(self.message, template, &mut |record, instance| {
             if instance.len() > LARGE && style.measure(record, instance) > limit - out.len() {
-                return Err(Refusal::Rendered);
+                return false;
             }
             style.instance(&template.layout, record, out);
             note(record);
-            if out.len() > limit { Err(Refusal::Rendered) } else { Ok(()) }
+            out.len() <= limit
         })?;
         style.tail(out);
-        Ok(())
+        if whole { Ok(()) } else { Err(Refusal::Rendered) }
     }
 
-    /// Reads one instance after the other, and shows it with its bytes.
-    pub fn each(
-        &self,
-        template: &Template,
-        mut see: impl FnMut(&Record, &[u8]) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        let mut record = Record::default();
-        let mut reader = Reader::new(self.message);
-        while let Some(tag) = reader.tag()? {
-            if tag.field != 1 {
-                reader.skip(tag)?;
-                continue;
-            }
-            let instance = reader.bytes()?;
-            walk::instance(&mut record, template, instance)?;
-            see(&record, instance)?;
-        }
+    /// Reads all its instances, and renders none.
+    pub fn read_all(&self, template: &Template, mut note: impl FnMut(&Record)) -> Result<(), Refusal> {
+        walk::instances(self.message, template, &mut |record, _| {
+            note(record);
+            true
+        })?;
         Ok(())
     }
 }
@@ -245,10 +234,7 @@ impl Mixer {
         };
         // A log entry needs no file; the histogram is enough.
         if path.is_empty() && observed {
-            report.each(template, |record, _| {
-                note(record);
-                Ok(())
-            })?;
+            report.read_all(template, &mut note)?;
             self.histogram.add(&observations);
             return Ok((report.instances, None));
         }

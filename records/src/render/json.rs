@@ -198,8 +198,7 @@ mod tests {
             columns: &[Column::json("value"), Column::json("dimensions")],
         };
         let mut record = Record::default();
-        record.begin(2);
-        record.values[0] = Value::Int(7);
+        record.begin(&[Value::Int(7), Value::Absent]);
         record.name = b"i.instance.ns";
         record.push_entry(1, b"b", Value::Bool(false));
         record.push_entry(1, b"a", Value::String(b"x\ny"));

@@ -3,6 +3,8 @@
 //! Front ends fill a [`Record`], renderers read it. Nothing here knows of a wire
 //! protocol, and no text is checked: strings are the sender's bytes as they are.
 
+use std::cmp::Ordering;
+
 /// Seconds and nanoseconds, signed and unchecked, as protobuf carries a
 /// duration or a time since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,8 +61,8 @@ pub struct Entry<'a> {
     pub key: &'a [u8],
     /// The entry's value.
     pub value: Value<'a>,
-    /// The key's first eight bytes as a number: most comparisons end here.
-    prefix: u64,
+    /// The key's first bytes as a number: most comparisons end here.
+    prefix: u128,
     /// Which of the record's maps it belongs to.
     map: u32,
 }
@@ -79,11 +81,11 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Forgets the last instance and begins one of `columns` values, all absent.
-    pub fn begin(&mut self, columns: usize) {
+    /// Forgets the last instance and begins one whose values are `blank`.
+    pub fn begin(&mut self, blank: &[Value<'static>]) {
         self.name = &[];
         self.values.clear();
-        self.values.resize(columns, Value::Absent);
+        self.values.extend_from_slice(blank);
         self.entries.clear();
         self.pairs.clear();
     }
@@ -124,8 +126,10 @@ impl<'a> Record<'a> {
     /// Ends the record: sorts the entries by map and key, keeps the last of
     /// equal keys, and points the maps' values at their stretches.
     pub fn close(&mut self) {
-        self.entries.sort_by(|a, b| (a.map, a.prefix).cmp(&(b.map, b.prefix)).then_with(|| a.key.cmp(b.key)));
-        keep_last(&mut self.entries, 0, |a, b| a.prefix == b.prefix && a.map == b.map && a.key == b.key);
+        if self.entries.len() > 1 {
+            self.entries.sort_by(|a, b| a.map.cmp(&b.map).then_with(|| a.order(b)));
+            keep_last(&mut self.entries, 0, |a, b| a.map == b.map && a.order(b).is_eq());
+        }
         let mut start = 0;
         while let Some(first) = self.entries.get(start) {
             let map = first.map;
@@ -171,14 +175,34 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The first eight bytes, as a number that sorts as they do.
-fn prefix(key: &[u8]) -> u64 {
-    if let Some(first) = key.first_chunk::<8>() {
-        return u64::from_be_bytes(*first);
+impl Entry<'_> {
+    /// Bytewise order of the keys, a word at a time: musl's memcmp goes byte by
+    /// byte, and keys of dimensions like to begin alike.
+    fn order(&self, other: &Self) -> Ordering {
+        self.prefix.cmp(&other.prefix).then_with(|| {
+            let rest = |key: &[u8]| key.get(PREFIX..).map_or(0, prefix);
+            let (mine, theirs) = (rest(self.key), rest(other.key));
+            mine.cmp(&theirs).then_with(|| self.key.cmp(other.key))
+        })
     }
-    let mut padded = [0; 8];
-    padded[..key.len()].copy_from_slice(key);
-    u64::from_be_bytes(padded)
+}
+
+const PREFIX: usize = size_of::<u128>();
+
+/// The first bytes, as a number that sorts as they do.
+fn prefix(key: &[u8]) -> u128 {
+    u128::from(word(key)) << 64 | u128::from(word(key.get(8..).unwrap_or_default()))
+}
+
+/// The first eight bytes, zeros behind those that are missing.
+fn word(key: &[u8]) -> u64 {
+    match key.first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => {
+            let shift = 64 - 8 * key.len() as u32;
+            key.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)).checked_shl(shift).unwrap_or(0)
+        }
+    }
 }
 
 /// Drops every element from `start` on that the next one repeats.
@@ -211,7 +235,7 @@ mod tests {
     #[test]
     fn maps_are_sorted_bytewise_and_the_last_of_equal_keys_wins() {
         let mut record = Record::default();
-        record.begin(3);
+        record.begin(&[Value::Absent; 3]);
         for (map, key, value) in [
             (2, "b", 1),
             (1, "a-long-key-2", 2),
@@ -241,7 +265,7 @@ mod tests {
     #[test]
     fn string_maps_follow_the_same_rules() {
         let mut record = Record::default();
-        record.begin(1);
+        record.begin(&[Value::Absent]);
         record.push_pair(b"z", b"other map");
         let start = record.pairs_len();
         for (key, value) in [("b", "1"), ("a", "2"), ("b", "3")] {

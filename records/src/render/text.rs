@@ -1,7 +1,7 @@
 //! The walkthrough's text, byte for byte: a head per request, a block per
 //! instance, values as Go's `%v` prints them.
 
-use super::{Layout, go, json};
+use super::{Layout, append, go, json};
 use crate::record::{Entry, Record, Stretch, Value};
 
 /// What comes before the instances of a request. `file_path` is the handler's
@@ -13,10 +13,14 @@ pub fn head(out: &mut Vec<u8>, layout: &Layout, file_path: &[u8]) {
 
 /// One instance. Nothing parts it from the next.
 pub fn instance(out: &mut Vec<u8>, layout: &Layout, record: &Record) {
-    put(out, &[b"'", record.name, b"':\n  {\n"]);
+    out.push(b'\'');
+    append(out, record.name);
+    out.extend_from_slice(b"':\n  {\n");
     for (column, shown) in layout.columns.iter().zip(&record.values) {
         if !column.label.is_empty() {
-            put(out, &[b"\t\t", column.label.as_bytes(), b" = "]);
+            out.extend_from_slice(b"\t\t");
+            append(out, column.label.as_bytes());
+            out.extend_from_slice(b" = ");
             match column.plain {
                 true => plain(out, record, *shown),
                 false => value(out, record, *shown),
@@ -48,7 +52,7 @@ pub fn plain(out: &mut Vec<u8>, record: &Record, shown: Value) {
 fn value(out: &mut Vec<u8>, record: &Record, shown: Value) {
     match shown {
         Value::Absent => out.extend_from_slice(b"<nil>"),
-        Value::String(text) => out.extend_from_slice(text),
+        Value::String(text) => append(out, text),
         Value::Int(number) => go::int(out, number),
         Value::Double(number) => go::float(out, number),
         Value::Bool(true) => out.extend_from_slice(b"&Value_BoolValue{BoolValue:true,}"),
@@ -85,7 +89,7 @@ fn map(out: &mut Vec<u8>, record: &Record, entries: &[Entry]) {
         if at > 0 {
             out.push(b' ');
         }
-        out.extend_from_slice(entry.key);
+        append(out, entry.key);
         out.push(b':');
         value(out, record, entry.value);
     }
@@ -112,6 +116,6 @@ fn octets(out: &mut Vec<u8>, bytes: &[u8]) {
 
 fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
     for part in parts {
-        out.extend_from_slice(part);
+        append(out, part);
     }
 }

@@ -66,6 +66,7 @@ pub struct Tag {
 
 impl Tag {
     /// An error unless the wire type is `wire`.
+    #[inline(always)]
     pub fn expect(self, wire: WireType) -> Result<(), Malformed> {
         if self.wire == wire { Ok(()) } else { Err(Malformed::Mismatch { field: self.field }) }
     }
@@ -84,7 +85,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next field's tag, or `None` at the end of the message.
-    #[inline]
+    #[inline(always)]
     pub fn tag(&mut self) -> Result<Option<Tag>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -106,18 +107,24 @@ impl<'a> Reader<'a> {
         Ok(Some(Tag { field, wire }))
     }
 
-    /// A varint of one to ten bytes; what doesn't fit 64 bits falls off.
-    #[inline]
+    /// A varint of one to ten bytes; what doesn't fit 64 bits falls off. Mixer
+    /// pads lengths to two bytes, so two are as common as one.
+    #[inline(always)]
     pub fn varint(&mut self) -> Result<u64, Malformed> {
         match self.rest {
             [byte, rest @ ..] if *byte < 0x80 => {
                 self.rest = rest;
                 Ok(u64::from(*byte))
             }
+            [low, high, rest @ ..] if *high < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(low & 0x7f) | u64::from(*high) << 7)
+            }
             _ => self.long_varint(),
         }
     }
 
+    #[inline(never)]
     fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for (at, byte) in self.rest.iter().take(10).enumerate() {
@@ -130,8 +137,21 @@ impl<'a> Reader<'a> {
         Err(if self.rest.len() < 10 { Malformed::Truncated } else { Malformed::LongVarint })
     }
 
+    /// Passes over a tag if it is next, as it is always written: for tags whose
+    /// varint is long.
+    #[inline(always)]
+    pub fn passes(&mut self, tag: &[u8]) -> bool {
+        match self.rest.strip_prefix(tag) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// A length and the bytes it counts.
-    #[inline]
+    #[inline(always)]
     pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.varint()?;
         if length > i64::MAX as u64 {
@@ -183,7 +203,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed::Truncated)?;
         self.rest = rest;

@@ -10,6 +10,8 @@ use crate::render::Layout;
 
 /// The field number of an instance's name, in every template.
 pub const NAME: i32 = 72_295_727;
+/// Its tag, as encoders write it.
+const NAME_TAG: [u8; 5] = [0xfa, 0xd2, 0xe4, 0x93, 0x02];
 
 /// The most map entries one instance may have: 1.8 MB of them.
 pub const MAX_ENTRIES: usize = 32_768;
@@ -82,25 +84,63 @@ pub struct Template {
     pub layout: Layout,
 }
 
+/// Reads one instance after the other of a report, field 1 of `message`, and
+/// shows each with its bytes. Ends where `see` says no.
+pub fn instances<'a>(
+    message: &'a [u8],
+    template: &Template,
+    see: &mut dyn FnMut(&mut Record<'a>, &'a [u8]) -> bool,
+) -> Result<bool, Malformed> {
+    let blank = blank(template);
+    let mut record = Record::default();
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        if tag.field != 1 {
+            reader.skip(tag)?;
+            continue;
+        }
+        let instance = reader.bytes()?;
+        read(&mut record, template, &blank, instance)?;
+        if !see(&mut record, instance) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Reads one instance into `record`, in place of what it held.
 pub fn instance<'a>(
     record: &mut Record<'a>,
     template: &Template,
     message: &'a [u8],
 ) -> Result<(), Malformed> {
-    record.begin(template.layout.columns.len());
-    unset(record, template.fields);
+    read(record, template, &blank(template), message)
+}
+
+fn read<'a>(
+    record: &mut Record<'a>,
+    template: &Template,
+    blank: &[Value<'static>],
+    message: &'a [u8],
+) -> Result<(), Malformed> {
+    record.begin(blank);
     fields(record, template.fields, message)?;
     record.close();
     Ok(())
 }
 
-/// Sets every field to what it is when it isn't sent.
-fn unset(record: &mut Record<'_>, fields: &[Field]) {
+/// The values of an instance of which nothing was sent.
+fn blank(template: &Template) -> Vec<Value<'static>> {
+    let mut blank = vec![Value::Absent; template.layout.columns.len()];
+    unset(&mut blank, template.fields);
+    blank
+}
+
+fn unset(values: &mut [Value<'static>], fields: &[Field]) {
     for field in fields {
         match field.kind {
-            Kind::Message(inner) => unset(record, inner),
-            kind => record.values[field.column] = kind.unset(),
+            Kind::Message(inner) => unset(values, inner),
+            kind => values[field.column] = kind.unset(),
         }
     }
 }
@@ -109,21 +149,26 @@ fn unset(record: &mut Record<'_>, fields: &[Field]) {
 /// deeper than that.
 fn fields<'a>(record: &mut Record<'a>, fields: &[Field], message: &'a [u8]) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
-    while let Some(tag) = reader.tag()? {
-        if tag.field == NAME {
+    loop {
+        if reader.passes(&NAME_TAG) {
+            record.name = reader.bytes()?;
+            continue;
+        }
+        let Some(tag) = reader.tag()? else { return Ok(()) };
+        if let Some(known) = fields.iter().find(|field| field.number == tag.field) {
+            tag.expect(known.kind.wire())?;
+            field(record, known, &mut reader)?;
+        } else if tag.field == NAME {
             tag.expect(WireType::Bytes)?;
             record.name = reader.bytes()?;
-        } else if let Some(known) = fields.iter().find(|field| field.number == tag.field) {
-            tag.expect(known.kind.wire())?;
-            field(record, *known, &mut reader)?;
         } else {
             reader.skip(tag)?;
         }
     }
-    Ok(())
 }
 
-fn field<'a>(record: &mut Record<'a>, field: Field, reader: &mut Reader<'a>) -> Result<(), Malformed> {
+#[inline(always)]
+fn field<'a>(record: &mut Record<'a>, field: &Field, reader: &mut Reader<'a>) -> Result<(), Malformed> {
     let before = record.values[field.column];
     record.values[field.column] = match field.kind {
         Kind::Int => Value::Int(reader.varint()? as i64),

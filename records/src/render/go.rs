@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::append;
 use crate::record::Instant;
 
 const NANOS: i64 = 1_000_000_000;
@@ -14,7 +15,7 @@ const MAX_DURATION_SECONDS: u64 = 315_576_000_000;
 
 /// A decimal integer.
 pub fn int(out: &mut Vec<u8>, value: i64) {
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    append(out, itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// A `float64` by `%v`: the shortest digits that round-trip, plain from 1e-4 up

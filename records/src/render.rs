@@ -48,6 +48,30 @@ pub struct Layout {
     pub columns: &'static [Column],
 }
 
+/// Appends a short text. Most texts of a record are a few words long, and musl's
+/// memcpy takes longer to start than to copy them.
+pub fn append(out: &mut Vec<u8>, text: &[u8]) {
+    if text.len() > 48 {
+        return out.extend_from_slice(text);
+    }
+    let mut rest = text;
+    while let Some((chunk, after)) = rest.split_first_chunk::<8>() {
+        out.extend_from_slice(chunk);
+        rest = after;
+    }
+    if let Some((chunk, after)) = rest.split_first_chunk::<4>() {
+        out.extend_from_slice(chunk);
+        rest = after;
+    }
+    if let Some((chunk, after)) = rest.split_first_chunk::<2>() {
+        out.extend_from_slice(chunk);
+        rest = after;
+    }
+    if let [last] = rest {
+        out.push(*last);
+    }
+}
+
 /// What records look like in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {

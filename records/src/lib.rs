@@ -1,0 +1,18 @@
+//! Instances, from the bytes they came in to the bytes of a record: what every
+//! byte of every request passes through.
+//!
+//! A crate of its own for two reasons. It is built for speed where the rest is
+//! built for size; and it can know nothing of gRPC, files or an event loop.
+//!
+//! | module | what flows there |
+//! |---|---|
+//! | [`protobuf`] | a message, walked in place, to a record |
+//! | [`record`] | one instance, borrowed from the message |
+//! | [`render`] | a record to text or JSON |
+//!
+//! `record` and `render` know nothing of `protobuf` in turn: another encoding
+//! would be a module beside it.
+
+pub mod protobuf;
+pub mod record;
+pub mod render;

@@ -1,0 +1,4 @@
+//! Protobuf, read in place: its wire format, and instances by a table of fields.
+
+pub mod walk;
+pub mod wire;

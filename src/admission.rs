@@ -17,7 +17,7 @@ use tonic::Status;
 /// The largest message taken; Mixer's largest known is 1.1 MB.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// Messages being received or not yet rendered, in bytes.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Requests being received or waiting for the writer.
 const MAX_REQUESTS: usize = 4096;
 /// How long a request may take to arrive.

@@ -89,17 +89,18 @@ impl Histogram {
         for (name, variable) in
             [("fullurl", "url"), ("host", "host"), ("method", "method"), ("status", "responseCode")]
         {
-            let mut shown = Vec::new();
-            match record.lookup(variables, variable.as_bytes()) {
-                Value::Absent => {}
-                Value::String(text) => shown.extend_from_slice(text),
-                other => text::plain(&mut shown, record, other),
-            }
-            if name == "fullurl" && !self.settings.keep_query {
-                let query = shown.iter().position(|byte| *byte == b'?').unwrap_or(shown.len());
-                shown.truncate(query);
-            }
-            label(&mut labels, name, &shown);
+            let mut other = Vec::new();
+            let shown = match record.lookup(variables, variable.as_bytes()) {
+                Value::Absent => &[],
+                Value::String(text) => text,
+                value => {
+                    text::plain(&mut other, record, value);
+                    &other[..]
+                }
+            };
+            let cut = name == "fullurl" && !self.settings.keep_query;
+            let query = if cut { shown.iter().position(|byte| *byte == b'?') } else { None };
+            label(&mut labels, name, &shown[..query.unwrap_or(shown.len())]);
         }
         let (place, overflowed) = self.lock().place(&labels, &self.settings);
         observations.labels = labels;
@@ -216,6 +217,11 @@ fn label(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"=\"");
+    let plain = |byte: &u8| (b' '..=b'~').contains(byte) && !matches!(byte, b'"' | b'\\');
+    if value.len() <= MAX_LABEL && value.iter().all(plain) {
+        out.extend_from_slice(value);
+        return out.push(b'"');
+    }
     let mut left = MAX_LABEL;
     'cut: for chunk in value.utf8_chunks() {
         let invalid = if chunk.invalid().is_empty() { "" } else { "\u{fffd}" };

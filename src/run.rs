@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Notify;
+
 use crate::admin;
 use crate::admission::Admission;
 use crate::cli::Args;
@@ -25,7 +27,7 @@ use crate::volume::Volume;
 use crate::volume::retention::Retention;
 
 /// Bytes that wait for the writer before requests have to wait themselves.
-const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+const QUEUE_BYTES: usize = 1024 * 1024;
 
 /// How long a write may take before the volume counts as stalled.
 const STALL: Duration = Duration::from_secs(5);
@@ -133,7 +135,8 @@ fn open_store(args: &Args, counters: &Arc<Counters>) -> Result<Store, StartError
     let default_file = default_file.map_err(|rule| StartError::Usage(format!("--default-file: {rule}")))?;
     let sink = Sink::start(volume.clone(), settings(args), Arc::clone(counters))
         .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
-    Ok(Store { sink, volume, default_file, format: args.format, patience: args.queue_timeout })
+    let (format, patience) = (args.format, args.queue_timeout);
+    Ok(Store { sink, volume, default_file, format, patience, freed: Notify::new() })
 }
 
 fn settings(args: &Args) -> Settings {

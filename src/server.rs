@@ -34,8 +34,8 @@ const MAX_STREAMS: u32 = 1024;
 /// What peers may send ahead: HTTP/2's own default at least, all in all about
 /// `WINDOWS` times the number of times their number has doubled.
 const MIN_WINDOW: u32 = 65_535;
-const MAX_WINDOW: u32 = 512 * 1024;
-const WINDOWS: u32 = 2 * 1024 * 1024;
+const MAX_WINDOW: u32 = 256 * 1024;
+const WINDOWS: u32 = 1024 * 1024;
 /// A peer that has gone without a word is found out by pings.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -196,7 +196,7 @@ async fn speak<S>(
 }
 
 /// What a peer may send ahead: much while there are few, little while there are
-/// many. All windows together stay below 8 MiB for 64 connections.
+/// many. All windows together stay below 5 MiB for 64 connections.
 fn window(open: usize) -> u32 {
     let share = WINDOWS / u32::try_from(open.max(1)).unwrap_or(u32::MAX);
     share.clamp(MIN_WINDOW, MAX_WINDOW)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Sleep;
 use tonic::Status;
 
@@ -41,17 +41,23 @@ pub struct Store {
     pub format: Format,
     /// How long a request waits for room in the queue.
     pub patience: Duration,
+    /// Told when the writer is done with a round.
+    pub freed: Notify,
 }
 
 impl Store {
     /// Waits until the queue takes another request; false if that is too long.
     pub async fn room(&self) -> bool {
         let room = async {
-            while !self.sink.has_room() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+            loop {
+                let freed = self.freed.notified();
+                if self.sink.has_room() {
+                    return;
+                }
+                freed.await;
             }
         };
-        self.sink.has_room() || tokio::time::timeout(self.patience, room).await.is_ok()
+        tokio::time::timeout(self.patience, room).await.is_ok()
     }
 
     /// Passes outcomes from the writer on to the requests that wait, and what
@@ -61,6 +67,9 @@ impl Store {
         let mut alarm: Option<Pin<Box<Sleep>>> = None;
         poll_fn(|context| {
             let turn = self.sink.turn(context.waker());
+            if !turn.done.is_empty() {
+                self.freed.notify_waiters();
+            }
             for (ticket, outcome) in turn.done {
                 match ticket {
                     // The caller may have gone; its report is in the file all the same.

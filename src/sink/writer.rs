@@ -15,7 +15,7 @@ use crate::volume::{FilePath, Volume};
 /// Files kept open; beyond it the least recently used is closed first.
 const MAX_OPEN: usize = 32;
 /// A batch's memory is used again unless it has grown beyond this.
-const MAX_SPARE: usize = 256 * 1024;
+const MAX_SPARE: usize = 2 * 1024 * 1024;
 /// How often a volume in trouble is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -253,7 +253,7 @@ impl<T> State<T> {
                 };
                 self.done.push((ticket, outcome));
             }
-            if batch.bytes.capacity() <= MAX_SPARE && self.spare.len() < 4 {
+            if batch.bytes.capacity() <= MAX_SPARE && self.spare.len() < 2 {
                 batch.bytes.clear();
                 batch.ends.clear();
                 self.spare.push(batch);

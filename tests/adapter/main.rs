@@ -14,6 +14,7 @@
 
 mod support;
 
+mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
 mod health; // grpc.health.v1 and InfrastructureBackend

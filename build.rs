@@ -5,14 +5,18 @@ use std::path::Path;
 use std::process::Command;
 
 /// The definitions whose types the program or its tests use.
-const PROTOS: [&str; 9] = [
+const PROTOS: [&str; 13] = [
     "grpc/health/v1/health.proto",
     "google/rpc/status.proto",
     "mixer/adapter/model/v1beta1/check.proto",
     "mixer/adapter/model/v1beta1/infrastructure_backend.proto",
     "mixer/template/authorization.proto",
+    "mixer/template/checknothing.proto",
+    "mixer/template/edge.proto",
     "mixer/template/logentry.proto",
     "mixer/template/metric.proto",
+    "mixer/template/reportnothing.proto",
+    "mixer/template/tracespan.proto",
     "mygrpcadapter/config/v1/params.proto",
     "policy/v1beta1/http_response.proto",
 ];

@@ -65,7 +65,8 @@ async fn speak(mut stream: TcpStream, sources: &Sources) -> io::Result<()> {
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     let head_only = method == b"HEAD";
     if method != b"GET" && !head_only {
-        return answer(&mut stream, "405 Method Not Allowed", head_only, "GET only\n").await;
+        let status = "405 Method Not Allowed\r\nAllow: GET, HEAD";
+        return answer(&mut stream, status, head_only, "GET only\n").await;
     }
     let draining = sources.health.state().phase != Phase::Serving;
     match path {

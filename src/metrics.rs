@@ -123,12 +123,12 @@ impl Sources {
                 &counters.deleted_records,
             ),
             (
-                "mygrpcadapter_histogram_overflow_total",
+                "mygrpcadapter_latency_overflow_total",
                 "Log entries observed in the overflow series.",
                 &self.mixer.histogram.overflowed,
             ),
             (
-                "mygrpcadapter_histogram_unmeasured_total",
+                "mygrpcadapter_latency_unmeasured_total",
                 "Log entries without a latency.",
                 &self.mixer.histogram.unmeasured,
             ),
@@ -161,7 +161,7 @@ impl Sources {
                 "Files open for appending.",
                 counters.open_files.load(Ordering::Relaxed) as f64,
             ),
-            ("mygrpcadapter_histogram_series", "Series in the histogram.", self.mixer.histogram.len() as f64),
+            ("mygrpcadapter_latency_series", "Series in the histogram.", self.mixer.histogram.len() as f64),
             (
                 "mygrpcadapter_reports_serving",
                 "1 while reports can be written.",

@@ -14,13 +14,19 @@
 
 mod support;
 
+mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
 mod health; // grpc.health.v1 and InfrastructureBackend
+mod json; // JSON Lines
 mod limits; // requests that are too much, or not requests
+mod logentry; // log entries and their histogram
+mod metrics; // the second port
 mod paths; // where files may be, and where not
 mod process; // the command line, exit codes, addresses
 mod properties; // what must hold for any bytes
 mod shutdown; // signals, draining, and what is acknowledged
+mod templates; // the other report templates
+mod tools; // cat, tail, probe
 mod volumes; // full, read-only, stalled and dying volumes
 mod wire; // HTTP/2 as grpc-go speaks it

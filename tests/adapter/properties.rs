@@ -85,14 +85,14 @@ fn config() -> impl Strategy<Value = Option<Any>> {
     option::of((types, text()).prop_map(|(type_url, file)| params(type_url, file.as_bytes())))
 }
 
-fn request() -> impl Strategy<Value = HandleMetricRequest> {
+pub fn request() -> impl Strategy<Value = HandleMetricRequest> {
     (vec(instance(), 0..5), config(), "[0-9]{0,20}").prop_map(|(instances, adapter_config, dedup_id)| {
         HandleMetricRequest { instances, adapter_config, dedup_id }
     })
 }
 
 /// A request in one of the many ways it may be written.
-fn written() -> impl Strategy<Value = Vec<u8>> {
+pub fn written() -> impl Strategy<Value = Vec<u8>> {
     (request(), vec(any::<u8>(), 0..300))
         .prop_map(|(request, choices)| Writer::new(choices).request(&request))
 }

@@ -1,8 +1,11 @@
-//! What the tests stand on: the program, a client, messages, namespaces.
+//! What the tests stand on: the program, clients, messages, namespaces.
 
 pub mod client;
+pub mod frames;
+pub mod http;
 pub mod message;
 pub mod namespace;
+pub mod page;
 pub mod program;
 
 use std::time::{Duration, Instant};
@@ -16,8 +19,10 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 // gRPC's status codes, as far as the adapter uses them.
 pub const OK: u32 = 0;
 pub const INVALID_ARGUMENT: u32 = 3;
+pub const DEADLINE_EXCEEDED: u32 = 4;
 pub const NOT_FOUND: u32 = 5;
 pub const RESOURCE_EXHAUSTED: u32 = 8;
+pub const FAILED_PRECONDITION: u32 = 9;
 pub const UNIMPLEMENTED: u32 = 12;
 pub const INTERNAL: u32 = 13;
 pub const UNAVAILABLE: u32 = 14;

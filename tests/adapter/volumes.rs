@@ -13,22 +13,23 @@ use crate::support::namespace::{Frozen, Namespace, skip};
 use crate::support::{Adapter, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE};
 
 /// A volume on a mount of its own.
-struct Mounted {
-    namespace: Namespace,
+#[derive(Debug)]
+pub struct Mounted {
+    pub namespace: Namespace,
     volume: PathBuf,
     /// Last: the directory it is mounted on.
     _scratch: Scratch,
 }
 
 impl Mounted {
-    fn tmpfs(options: &str) -> Option<Self> {
+    pub fn tmpfs(options: &str) -> Option<Self> {
         let scratch = Scratch::new();
         let volume = scratch.dir("volume");
         let namespace = Namespace::mounted(&["-t", "tmpfs", "-o", options, "tmpfs"], &volume)?;
         Some(Self { namespace, volume, _scratch: scratch })
     }
 
-    fn ext4() -> Option<Self> {
+    pub fn ext4() -> Option<Self> {
         let scratch = Scratch::new();
         let volume = scratch.dir("volume");
         let image = scratch.path().join("image");
@@ -42,26 +43,26 @@ impl Mounted {
         Some(Self { namespace, volume, _scratch: scratch })
     }
 
-    async fn adapter(&self, args: &[&str]) -> Adapter {
+    pub async fn adapter(&self, args: &[&str]) -> Adapter {
         let mut adapter = Adapter::start_by(&self.namespace.entry(), &self.volume, args).await;
         adapter.volume = self.namespace.seen(&self.volume);
         adapter
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.volume.to_str().unwrap()
     }
 
-    fn seen(&self) -> PathBuf {
+    pub fn seen(&self) -> PathBuf {
         self.namespace.seen(&self.volume)
     }
 
-    fn remount(&self, options: &str) {
+    pub fn remount(&self, options: &str) {
         self.namespace.run(&["mount", "-o", &format!("remount,{options}"), self.path()]);
     }
 }
 
-fn fill(path: &Path, bytes: usize) {
+pub fn fill(path: &Path, bytes: usize) {
     std::fs::write(path, vec![b'x'; bytes]).unwrap();
 }
 

@@ -5,78 +5,11 @@ use std::net::TcpStream;
 
 use crate::captures::recorded;
 use crate::support::client::{Client, framed};
+use crate::support::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
+};
 use crate::support::message::{METRIC, Shape, assert_each_once};
 use crate::support::{Adapter, OK, PATIENCE, Reply};
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// HTTP/2 by hand, so that what is sent is what was recorded.
-struct Frames(TcpStream);
-
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-impl Frames {
-    fn connect(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(stream)
-    }
-
-    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        self.0.write_all(&frame).unwrap();
-    }
-
-    fn receive(&mut self) -> Frame {
-        let mut head = [0; 9];
-        self.0.read_exact(&mut head).unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let mut payload = vec![0; length];
-        self.0.read_exact(&mut payload).unwrap();
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        Frame { kind: head[3], flags: head[4], stream, payload }
-    }
-
-    /// Waits for a frame of a kind and passes over the others, but for pings,
-    /// which it answers as grpc-go would.
-    fn await_frame(&mut self, kind: u8, wanted: impl Fn(&Frame) -> bool) -> Frame {
-        loop {
-            let frame = self.receive();
-            if frame.kind == kind && wanted(&frame) {
-                return frame;
-            }
-            if frame.kind == PING && frame.flags & ACK == 0 {
-                self.send(PING, ACK, 0, &frame.payload);
-            }
-        }
-    }
-
-    /// Waits for an answer that is an empty message with an OK after it.
-    fn await_empty_reply(&mut self, stream: u32) {
-        let head = self.await_frame(HEADERS, |frame| frame.stream == stream);
-        assert_eq!(head.flags & END_STREAM, 0, "refused at once");
-        let data = self.await_frame(DATA, |frame| frame.stream == stream);
-        assert_eq!(data.payload, [0; 5]);
-        let trailers = self.await_frame(HEADERS, |frame| frame.stream == stream);
-        assert_eq!(trailers.flags & END_STREAM, END_STREAM);
-    }
-}
 
 /// The header blocks that a connection of the recording sent.
 fn recorded_blocks(connection: &str) -> Vec<Vec<u8>> {
@@ -99,7 +32,7 @@ async fn the_frames_that_a_mixer_of_1_0_9_sent_are_answered() {
     let requests = ["metric-batch3", "metric-1"]
         .map(|name| framed(&std::fs::read(&recorded("by-version/1.0.9", name)[0]).unwrap()));
     let mut frames = Frames::connect(adapter.port);
-    frames.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    frames.0.write_all(PREFACE).unwrap();
     frames.send(SETTINGS, 0, 0, &[]);
     let settings = frames.await_frame(SETTINGS, |frame| frame.flags & ACK == 0).payload;
     let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).unwrap();

@@ -20,7 +20,8 @@ pub fn text(request: &HandleMetricRequest, file_path: &str) -> String {
     text + "\n"
 }
 
-fn map(entries: &HashMap<String, Value>) -> String {
+/// A map as the text shows it.
+pub fn map(entries: &HashMap<String, Value>) -> String {
     let sorted: BTreeMap<_, _> = entries.iter().collect();
     let shown: Vec<_> = sorted.iter().map(|(key, held)| format!("{key}:{}", value(Some(held)))).collect();
     format!("map[{}]", shown.join(" "))
@@ -79,7 +80,8 @@ fn misfit(what: &str, kind: &str, seconds: i64, nanos: i32, reason: &str) -> Str
     format!("({what}: &types.types.{kind}{{Seconds: {seconds},\nNanos: {nanos},\n}}{reason})")
 }
 
-fn duration(span: Option<protobuf::Duration>) -> String {
+/// A span of time, as Go prints it.
+pub fn duration(span: Option<protobuf::Duration>) -> String {
     let Some(protobuf::Duration { seconds, nanos }) = span else {
         return "(duration: nil types.Duration)".into();
     };
@@ -116,7 +118,8 @@ fn duration(span: Option<protobuf::Duration>) -> String {
     format!("{sign}{shown}")
 }
 
-fn timestamp(time: Option<protobuf::Timestamp>) -> String {
+/// A moment, as Go prints it.
+pub fn timestamp(time: Option<protobuf::Timestamp>) -> String {
     let Some(protobuf::Timestamp { seconds, nanos }) = time else {
         return "(timestamp: nil types.Timestamp)".into();
     };

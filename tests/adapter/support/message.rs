@@ -1,12 +1,17 @@
 //! Messages as Mixer would send them, and the text they become.
 
-use mygrpcadapter::pb::google::protobuf::Any;
-use mygrpcadapter::pb::istio::policy::v1beta1::{Value, value::Value as Kind};
+use mygrpcadapter::pb::google::protobuf::{self, Any};
+use mygrpcadapter::pb::istio::policy::v1beta1::{Duration, Value, value::Value as Kind};
 use mygrpcadapter::pb::metric::{HandleMetricRequest, InstanceMsg};
+use mygrpcadapter::pb::mygrpcadapter::config::v1::Params;
 use prost::Message;
 
 /// The path of the metric service.
 pub const METRIC: &str = "/metric.HandleMetricService/HandleMetric";
+/// The path of the service for log entries.
+pub const LOGENTRY: &str = "/logentry.HandleLogEntryService/HandleLogEntry";
+/// The path of the authorization service.
+pub const AUTHORIZATION: &str = "/authorization.HandleAuthorizationService/HandleAuthorization";
 /// The type of the walkthrough's params.
 pub const WALKTHROUGH: &str = "type.googleapis.com/adapter.mygrpcadapter.config.Params";
 /// The type of our own.
@@ -21,10 +26,37 @@ pub fn params(type_url: &str, file: &[u8]) -> Any {
     Any { type_url: type_url.into(), value }
 }
 
+/// A handler's params of our own type.
+pub fn own(params: &Params) -> Any {
+    Any { type_url: OWN.into(), value: params.encode_to_vec() }
+}
+
+/// A request with another handler's params: the last ones win.
+pub fn with_config(message: &[u8], adapter_config: &Any) -> Vec<u8> {
+    let mut message = message.to_vec();
+    prost::encoding::message::encode(2, adapter_config, &mut message);
+    message
+}
+
+/// A string.
+pub fn text(text: &str) -> Value {
+    Value { value: Some(Kind::StringValue(text.into())) }
+}
+
+/// A whole number.
+pub fn number(number: i64) -> Value {
+    Value { value: Some(Kind::Int64Value(number)) }
+}
+
+/// A span of time.
+pub fn span(nanos: i32) -> Value {
+    let value = Some(protobuf::Duration { seconds: 0, nanos });
+    Value { value: Some(Kind::DurationValue(Duration { value })) }
+}
+
 /// An instance with a number.
 pub fn instance(name: &str) -> InstanceMsg {
-    let value = Some(Value { value: Some(Kind::Int64Value(1)) });
-    InstanceMsg { name: name.into(), value, ..Default::default() }
+    InstanceMsg { name: name.into(), value: Some(number(1)), ..Default::default() }
 }
 
 /// A request with one instance, for a handler with these params.
@@ -45,9 +77,8 @@ pub struct Shape {
 impl Shape {
     /// The request.
     pub fn message(self, name: &str) -> Vec<u8> {
-        let padding = Value { value: Some(Kind::StringValue("x".repeat(self.padding))) };
         let mut instance = instance(name);
-        instance.dimensions.insert("padding".into(), padding);
+        instance.dimensions.insert("padding".into(), text(&"x".repeat(self.padding)));
         HandleMetricRequest {
             instances: vec![instance],
             adapter_config: Some(params(WALKTHROUGH, self.file.as_bytes())),

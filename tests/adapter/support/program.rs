@@ -11,13 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::{Pid, Signal};
 
 use super::client::Client;
-use super::until;
+use super::page::Page;
+use super::{http, until};
 
 /// The binary that cargo built for this test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mygrpcadapter");
 
-/// What every adapter here is started with.
-const ARGS: &[&str] = &["0", "--metrics-port=off"];
+/// What every adapter here is started with, unless its test says otherwise.
+const PORT: &str = "0";
+const METRICS_PORT: &str = "--metrics-port";
 
 /// A directory of one test, gone when it ends.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub struct Adapter {
     pub address: String,
     /// The port of it.
     pub port: u16,
+    /// The port that its metrics are on, if a test asked for one.
+    pub metrics_port: Option<u16>,
     /// Its volume, as seen from here.
     pub volume: PathBuf,
     /// Last, so that the volume outlives the process.
@@ -95,8 +99,16 @@ impl Adapter {
     pub async fn start_by(wrapper: &[&str], volume: &Path, args: &[&str]) -> Self {
         let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
         words.push(PROGRAM.into());
-        words.extend(ARGS.iter().map(OsString::from));
-        words.extend(["--volume".into(), volume.into()]);
+        let has_metrics = args.contains(&METRICS_PORT);
+        if !args.first().is_some_and(|word| word.parse::<u16>().is_ok()) {
+            words.push(PORT.into());
+        }
+        if !has_metrics {
+            words.extend([METRICS_PORT.into(), "off".into()]);
+        }
+        if !args.contains(&"--volume") {
+            words.extend(["--volume".into(), volume.into()]);
+        }
         words.extend(args.iter().map(OsString::from));
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -110,16 +122,32 @@ impl Adapter {
             }
         });
         let (address, port, volume) = (String::new(), 0, volume.to_owned());
-        let mut adapter = Self { child, log, address, port, volume, _scratch: None };
-        let line = adapter.logged("listening on \"").await;
-        adapter.address = line.split('"').nth(1).unwrap().to_owned();
-        adapter.port = adapter.address.rsplit(':').next().unwrap().parse().unwrap();
+        let mut adapter = Self { child, log, address, port, metrics_port: None, volume, _scratch: None };
+        let quoted = |line: String| line.split('"').nth(1).unwrap().to_owned();
+        let port_of = |address: &str| address.rsplit(':').next().unwrap().parse().unwrap();
+        adapter.address = quoted(adapter.logged(" info listening on \"").await);
+        adapter.port = port_of(&adapter.address);
+        if has_metrics {
+            adapter.metrics_port = Some(port_of(&quoted(adapter.logged("metrics listening on \"").await)));
+        }
         adapter
     }
 
     /// Connects to it.
     pub async fn client(&self) -> Client {
         Client::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
+    /// Asks its metrics port for a path.
+    pub fn http(&self, path: &str) -> http::Response {
+        http::get(self.metrics_port.expect("started with --metrics-port"), path)
+    }
+
+    /// Its metrics.
+    pub fn page(&self) -> Page {
+        let response = self.http("/metrics");
+        assert_eq!(response.status, 200);
+        Page::parse(&String::from_utf8(response.body).expect("UTF-8"))
     }
 
     /// Its process id; the wrapper's, where that runs it.

@@ -1,0 +1,63 @@
+//! As much of HTTP/1 as it takes to ask the metrics port.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::PATIENCE;
+
+/// An answer, read to the end of its connection.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|header| header.0 == name).map(|header| &*header.1)
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+/// Asks for a path.
+pub fn get(port: u16, path: &str) -> Response {
+    exchange(port, format!("GET {path} HTTP/1.1\r\nHost: adapter\r\n\r\n").as_bytes()).unwrap()
+}
+
+/// Sends a request as it stands; `None` if the answer is no answer.
+pub fn exchange(port: u16, request: &[u8]) -> Option<Response> {
+    let mut stream = connect(port);
+    // It may answer, and close, before all of it is sent.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    parse(&answer)
+}
+
+pub fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+pub fn parse(answer: &[u8]) -> Option<Response> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let (head, body) = (std::str::from_utf8(&answer[..end]).ok()?, answer[end + 4..].to_vec());
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let header = |line: &str| {
+        let (name, value) = line.split_once(": ")?;
+        Some((name.to_ascii_lowercase(), value.to_owned()))
+    };
+    let headers: Option<Vec<_>> = lines.map(header).collect();
+    let response = Response { status, headers: headers?, body };
+    if let Some(length) = response.header("content-length").filter(|_| !response.body.is_empty()) {
+        assert_eq!(length, response.body.len().to_string());
+    }
+    Some(response)
+}

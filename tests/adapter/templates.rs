@@ -1,0 +1,305 @@
+//! The templates of the report family that bring no metric: each in the text and
+//! in JSON, by prost's reading of the same bytes.
+
+use std::collections::HashMap;
+
+use mygrpcadapter::pb::google::protobuf::Timestamp;
+use mygrpcadapter::pb::istio::mixer::adapter::model::v1beta1::CheckResult;
+use mygrpcadapter::pb::istio::policy::v1beta1::{IpAddress, TimeStamp, Value};
+use mygrpcadapter::pb::{checknothing, edge, reportnothing, tracespan};
+use prost::Message;
+use serde_json::Value as Json;
+
+use crate::json::{asked, head, is_map, members, objects};
+use crate::properties::reference;
+use crate::support::message::{METRIC, WALKTHROUGH, number, own, params, request, span, text, with_config};
+use crate::support::{Adapter, INVALID_ARGUMENT, OK, Reply};
+
+const TRACESPAN: &str = "/tracespan.HandleTraceSpanService/HandleTraceSpan";
+const EDGE: &str = "/edge.HandleEdgeService/HandleEdge";
+const REPORTNOTHING: &str = "/reportnothing.HandleReportNothingService/HandleReportNothing";
+const CHECKNOTHING: &str = "/checknothing.HandleCheckNothingService/HandleCheckNothing";
+
+/// Sends a message to be written in the text and in JSON, and returns both.
+async fn written(path: &str, message: &[u8]) -> (String, Vec<Json>) {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    for config in [params(WALKTHROUGH, b"a.txt"), own(&asked("a.json"))] {
+        let reply = client.unary(path, &with_config(message, &config)).await.unwrap();
+        assert_eq!(reply, Reply::default());
+    }
+    (String::from_utf8(adapter.read("a.txt")).unwrap(), objects(&adapter.read("a.json")))
+}
+
+/// The text of a request, by the lines of each of its instances.
+pub fn blocks(call: &str, file: &str, instances: &[(&str, Vec<(&str, String)>)]) -> String {
+    let mut text =
+        format!("{call} invoked with:\n  Adapter config: &Params{{FilePath:{file},}}\n  Instances: ");
+    for (name, lines) in instances {
+        text += &format!("'{name}':\n  {{\n");
+        for (label, shown) in lines {
+            text += &format!("\t\t{label} = {shown}\n");
+        }
+        text += "  }";
+    }
+    text + "\n"
+}
+
+fn moment(nanos: i32) -> TimeStamp {
+    TimeStamp { value: Some(Timestamp { seconds: 1_538_912_940, nanos }) }
+}
+
+fn tags() -> HashMap<String, Value> {
+    [("path", text("/a b")), ("code", number(-7)), ("took", span(1_500_000)), ("none", Value::default())]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+}
+
+#[tokio::test]
+async fn trace_spans_are_shown_field_by_field() {
+    let full = tracespan::InstanceMsg {
+        name: "span.instance.istio-system".into(),
+        trace_id: "463ac35c9f6413ad48485a3953bb6124".into(),
+        span_id: "a2fb4a1d1a96d312".into(),
+        parent_span_id: "0020000000000001".into(),
+        span_name: "productpage GET /".into(),
+        start_time: Some(moment(1)),
+        end_time: Some(moment(120_000_000)),
+        span_tags: tags(),
+        http_status_code: 200,
+        client_span: true,
+        rewrite_client_span_id: false,
+        source_name: "ingress".into(),
+        source_ip: Some(IpAddress { value: vec![10, 4, 1, 2] }),
+        destination_name: "productpage".into(),
+        destination_ip: Some(IpAddress {
+            value: vec![0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        }),
+        request_size: 17,
+        request_total_size: 1 << 40,
+        response_size: -1,
+        response_total_size: 4183,
+        api_protocol: "grpc".into(),
+    };
+    let bare = tracespan::InstanceMsg { name: "bare".into(), ..Default::default() };
+    let request =
+        tracespan::HandleTraceSpanRequest { instances: vec![full.clone(), bare], ..Default::default() };
+    let (shown, objects) = written(TRACESPAN, &request.encode_to_vec()).await;
+    let lines = |of: [&str; 19]| {
+        let labels = [
+            "TraceId",
+            "SpanId",
+            "ParentSpanId",
+            "SpanName",
+            "StartTime",
+            "EndTime",
+            "SpanTags",
+            "HttpStatusCode",
+            "ClientSpan",
+            "RewriteClientSpanId",
+            "SourceName",
+            "SourceIp",
+            "DestinationName",
+            "DestinationIp",
+            "RequestSize",
+            "RequestTotalSize",
+            "ResponseSize",
+            "ResponseTotalSize",
+            "ApiProtocol",
+        ];
+        labels.into_iter().zip(of.map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let of_full = lines([
+        &full.trace_id,
+        &full.span_id,
+        &full.parent_span_id,
+        "productpage GET /",
+        "2018-10-07T11:49:00.000000001Z",
+        "2018-10-07T11:49:00.12Z",
+        &reference::map(&tags()),
+        "200",
+        "true",
+        "false",
+        "ingress",
+        "10.4.1.2",
+        "productpage",
+        "2001:db8::1",
+        "17",
+        "1099511627776",
+        "-1",
+        "4183",
+        "grpc",
+    ]);
+    let of_bare = lines([
+        "", "", "", "", "<nil>", "<nil>", "map[]", "0", "false", "false", "", "<nil>", "", "<nil>", "0", "0",
+        "0", "0", "",
+    ]);
+    let instances = [("span.instance.istio-system", of_full), ("bare", of_bare)];
+    assert_eq!(shown, blocks("HandleTraceSpan", "a.txt", &instances));
+
+    let keys = [
+        "trace_id",
+        "span_id",
+        "parent_span_id",
+        "span_name",
+        "start_time",
+        "end_time",
+        "span_tags",
+        "http_status_code",
+        "client_span",
+        "rewrite_client_span_id",
+        "source_name",
+        "source_ip",
+        "destination_name",
+        "destination_ip",
+        "request_size",
+        "request_total_size",
+        "response_size",
+        "response_total_size",
+        "api_protocol",
+    ];
+    assert_eq!(objects.len(), 2);
+    for (object, name) in objects.iter().zip(["span.instance.istio-system", "bare"]) {
+        head(object, name, "tracespan");
+        members(object, &keys);
+    }
+    let [first, second] = &objects[..] else { panic!() };
+    assert!(is_map(&first["span_tags"], &tags()) && is_map(&second["span_tags"], &HashMap::new()));
+    for (key, expected, unset) in [
+        ("trace_id", Json::from("463ac35c9f6413ad48485a3953bb6124"), Json::from("")),
+        ("start_time", "2018-10-07T11:49:00.000000001Z".into(), Json::Null),
+        ("end_time", "2018-10-07T11:49:00.12Z".into(), Json::Null),
+        ("http_status_code", 200.into(), 0.into()),
+        ("client_span", true.into(), false.into()),
+        ("rewrite_client_span_id", false.into(), false.into()),
+        ("source_ip", "10.4.1.2".into(), Json::Null),
+        ("destination_ip", "2001:db8::1".into(), Json::Null),
+        ("request_total_size", (1_i64 << 40).into(), 0.into()),
+        ("response_size", (-1).into(), 0.into()),
+        ("api_protocol", "grpc".into(), "".into()),
+    ] {
+        assert_eq!((&first[key], &second[key]), (&expected, &unset), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn edges_are_shown_field_by_field() {
+    let instance = edge::InstanceMsg {
+        name: "edge.instance.istio-system".into(),
+        timestamp: Some(moment(500_000_000)),
+        source_workload_namespace: "a".into(),
+        source_workload_name: "b".into(),
+        source_owner: "c".into(),
+        source_uid: "kubernetes://d".into(),
+        destination_workload_namespace: "e".into(),
+        destination_workload_name: "f".into(),
+        destination_owner: "g".into(),
+        destination_uid: "h".into(),
+        destination_service_namespace: "i".into(),
+        destination_service_name: "j".into(),
+        context_protocol: "tcp".into(),
+        api_protocol: "http".into(),
+    };
+    let request = edge::HandleEdgeRequest { instances: vec![instance], ..Default::default() };
+    let (shown, objects) = written(EDGE, &request.encode_to_vec()).await;
+    let columns = [
+        ("Timestamp", "timestamp", "2018-10-07T11:49:00.5Z"),
+        ("SourceWorkloadNamespace", "source_workload_namespace", "a"),
+        ("SourceWorkloadName", "source_workload_name", "b"),
+        ("SourceOwner", "source_owner", "c"),
+        ("SourceUid", "source_uid", "kubernetes://d"),
+        ("DestinationWorkloadNamespace", "destination_workload_namespace", "e"),
+        ("DestinationWorkloadName", "destination_workload_name", "f"),
+        ("DestinationOwner", "destination_owner", "g"),
+        ("DestinationUid", "destination_uid", "h"),
+        ("DestinationServiceNamespace", "destination_service_namespace", "i"),
+        ("DestinationServiceName", "destination_service_name", "j"),
+        ("ContextProtocol", "context_protocol", "tcp"),
+        ("ApiProtocol", "api_protocol", "http"),
+    ];
+    let lines = columns.map(|(label, _, value)| (label, value.to_owned())).to_vec();
+    assert_eq!(shown, blocks("HandleEdge", "a.txt", &[("edge.instance.istio-system", lines)]));
+    head(&objects[0], "edge.instance.istio-system", "edge");
+    members(&objects[0], &columns.map(|column| column.1));
+    for (_, key, value) in columns {
+        assert_eq!(objects[0][key], value, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_report_of_nothing_is_a_name() {
+    let instance = |name: &str| reportnothing::InstanceMsg { name: name.into() };
+    let request = reportnothing::HandleReportNothingRequest {
+        instances: vec![instance("one"), instance("two")],
+        ..Default::default()
+    };
+    let (shown, objects) = written(REPORTNOTHING, &request.encode_to_vec()).await;
+    assert_eq!(shown, blocks("HandleReportNothing", "a.txt", &[("one", vec![]), ("two", vec![])]));
+    for (object, name) in objects.iter().zip(["one", "two"]) {
+        head(object, name, "reportnothing");
+        members(object, &[]);
+    }
+    assert_eq!(objects.len(), 2);
+}
+
+#[tokio::test]
+async fn without_a_path_they_go_to_the_default_file_and_are_counted_by_template() {
+    let adapter = Adapter::start(&["--format", "json", "--metrics-port", "0"]).await;
+    let client = adapter.client().await;
+    let span =
+        tracespan::HandleTraceSpanRequest { instances: vec![Default::default(); 3], ..Default::default() };
+    let edge = edge::HandleEdgeRequest { instances: vec![Default::default(); 2], ..Default::default() };
+    let nothing = reportnothing::HandleReportNothingRequest {
+        instances: vec![Default::default()],
+        ..Default::default()
+    };
+    for (path, message) in [
+        (METRIC, request(None, "metric")),
+        (TRACESPAN, span.encode_to_vec()),
+        (EDGE, edge.encode_to_vec()),
+        (REPORTNOTHING, nothing.encode_to_vec()),
+    ] {
+        assert_eq!(client.unary(path, &message).await.unwrap(), Reply::default(), "{path}");
+    }
+    let objects = objects(&adapter.read("out.txt"));
+    let templates: Vec<&str> = objects.iter().map(|object| object["template"].as_str().unwrap()).collect();
+    assert_eq!(templates, ["metric", "tracespan", "tracespan", "tracespan", "edge", "edge", "reportnothing"]);
+    let page = adapter.page();
+    for (template, count) in
+        [("metric", 1.0), ("logentry", 0.0), ("tracespan", 3.0), ("edge", 2.0), ("reportnothing", 1.0)]
+    {
+        assert_eq!(page.of("mygrpcadapter_instances_total", "template", template), count, "{template}");
+    }
+}
+
+#[tokio::test]
+async fn a_field_of_the_wrong_type_refuses_the_whole_request() {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    for (path, instance) in [
+        (TRACESPAN, &b"\x42\x01x"[..]),
+        (TRACESPAN, b"\x08\x01"),
+        (EDGE, b"\x08\x01"),
+        (REPORTNOTHING, b"\xf8\xd2\xe4\x93\x02\x01"),
+    ] {
+        let mut message = request(None, "whole");
+        prost::encoding::bytes::encode(1, &instance.to_vec(), &mut message);
+        let reply = client.unary(path, &message).await.unwrap();
+        assert_eq!(reply.status, INVALID_ARGUMENT, "{path} {}", instance.escape_ascii());
+    }
+    assert!(adapter.files().is_empty());
+}
+
+#[tokio::test]
+async fn checknothing_is_allowed_for_a_while() {
+    let adapter = Adapter::start(&["--volume", "none"]).await;
+    let client = adapter.client().await;
+    let instance = Some(checknothing::InstanceMsg { name: "n".into() });
+    let message = checknothing::HandleCheckNothingRequest { instance, ..Default::default() }.encode_to_vec();
+    let reply = client.unary(CHECKNOTHING, &message).await.unwrap();
+    assert_eq!(reply.status, OK);
+    let result = CheckResult::decode(reply.body).unwrap();
+    assert_eq!(result.status.unwrap_or_default().code, 0);
+    // With both zero Mixer would put its own in their place.
+    assert_eq!((result.valid_duration.unwrap().seconds, result.valid_use_count), (5, 10_000));
+}

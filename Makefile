@@ -5,7 +5,10 @@ ARCH     ?= $(shell uname -m | sed 's/arm64/aarch64/')
 TARGET   ?= $(ARCH)-unknown-linux-musl
 BINARY   := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/mygrpcadapter
 PORT     ?= 8000
-SOURCES  := $(shell find src proto -type f) build.rs Cargo.toml Cargo.lock .cargo/config.toml
+SOURCES  := $(shell find src records proto .cargo -type f) build.rs Cargo.toml Cargo.lock
+
+# mimalloc has the time of its compilation in it; this way that of the commit.
+export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 
 .PHONY: help
 help: ## list the targets
@@ -33,22 +36,22 @@ run: build ## build and start on ./volume and PORT (8000)
 
 .PHONY: test
 test: build ## every test that needs no container engine
-	$(CARGO) test --locked --target $(TARGET)
+	$(CARGO) test --locked --workspace --target $(TARGET)
 
 .PHONY: check
 check: lint ## lint, formatting, dependencies
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	@command -v cargo-deny >/dev/null || $(CARGO) install --quiet --locked cargo-deny
 	$(CARGO) deny --log-level error check bans licenses sources
 
 .PHONY: lint
 lint: | setup ## clippy, and documentation, with warnings denied
-	$(CARGO) clippy --locked --target $(TARGET) --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --target $(TARGET) --no-deps --quiet
+	$(CARGO) clippy --locked --workspace --target $(TARGET) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --target $(TARGET) --no-deps --quiet
 
 .PHONY: fmt
 fmt: ## format the sources
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 .PHONY: clean
 clean: ## remove what was built

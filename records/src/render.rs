@@ -1,7 +1,7 @@
 //! Records to bytes: the walkthrough's text, or JSON Lines.
 //!
 //! Renderers append to a buffer and can't fail. How a template looks is a table
-//! of [`Column`]s; what it holds comes in as a [`Record`](crate::record::Record).
+//! of [`Column`]s; what it holds comes in as a [`Record`].
 
 pub mod go;
 pub mod json;

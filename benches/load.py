@@ -94,6 +94,14 @@ def plain(count):
     return Body(f"metric-x{count}", PATHS["metric"], message, count)
 
 
+def repeated(template, number, count):
+    """The first instance of a recorded request, `count` times in one request."""
+    parts = list(fields(recorded(template, number).message))
+    first = next(part for field, part in parts if field == 1)
+    rest = b"".join(part for field, part in parts if field != 1)
+    return Body(f"{template}-{number}-x{count}", PATHS[template], first * count + rest, count)
+
+
 def bodies():
     """The bodies of record, in the order of the tables."""
     return [
@@ -102,6 +110,9 @@ def bodies():
         plain(100),
         recorded("logentry", "001"),
         recorded("authorization", "001"),
+        # 18 values in each instance, of a metric and of a log entry.
+        repeated("metric", "021", 20),
+        repeated("logentry", "001", 20),
     ]
 
 

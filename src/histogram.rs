@@ -5,6 +5,7 @@
 //! and status. Labels come from strangers, so their number and length are bounded.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::counters::Count;
@@ -40,8 +41,10 @@ struct Series {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Labels as they are exposed, to the place in `series`.
-    places: HashMap<Box<[u8]>, usize>,
+    /// The hash of labels as they are exposed, to the place in `series`. That
+    /// two sets of labels have the same one is seen, and all but never happens.
+    places: HashMap<u64, usize>,
+    hasher: RandomState,
     series: Vec<(Box<[u8]>, Series)>,
 }
 
@@ -54,6 +57,34 @@ pub struct Histogram {
     pub overflowed: Count,
     /// Log entries without a latency, or one that is no number of seconds.
     pub unmeasured: Count,
+}
+
+/// The variables that are looked at, found in one pass.
+#[derive(Debug, Default)]
+struct Labelled<'a> {
+    url: Value<'a>,
+    host: Value<'a>,
+    method: Value<'a>,
+    status: Value<'a>,
+    latency: Value<'a>,
+}
+
+impl<'a> Labelled<'a> {
+    fn in_map(record: &Record<'a>, map: usize) -> Self {
+        let mut found = Self::default();
+        let Some(Value::Map(entries)) = record.values.get(map) else { return found };
+        for entry in record.entries(*entries) {
+            match entry.key {
+                b"url" => found.url = entry.value,
+                b"host" => found.host = entry.value,
+                b"method" => found.method = entry.value,
+                b"responseCode" => found.status = entry.value,
+                b"latency" => found.latency = entry.value,
+                _ => {}
+            }
+        }
+        found
+    }
 }
 
 /// What one request observes, to be added when all of it is known to be right.
@@ -79,18 +110,19 @@ impl Histogram {
     /// Notes the latency of one log entry, whose variables are in the map of
     /// column `variables`.
     pub fn note(&self, record: &Record, variables: usize, observations: &mut Observations) {
-        let Some(seconds) = seconds(record.lookup(variables, b"latency")) else {
+        let entry = Labelled::in_map(record, variables);
+        let Some(seconds) = seconds(entry.latency) else {
             observations.unmeasured += 1;
             return;
         };
         let mut labels = std::mem::take(&mut observations.labels);
         labels.clear();
         label(&mut labels, "endpoint", ENDPOINT);
-        for (name, variable) in
-            [("fullurl", "url"), ("host", "host"), ("method", "method"), ("status", "responseCode")]
+        for (name, value) in
+            [("fullurl", entry.url), ("host", entry.host), ("method", entry.method), ("status", entry.status)]
         {
             let mut other = Vec::new();
-            let shown = match record.lookup(variables, variable.as_bytes()) {
+            let shown = match value {
                 Value::Absent => &[],
                 Value::String(text) => text,
                 value => {
@@ -174,17 +206,16 @@ impl Table {
     /// The place of a series, made if there is room for it, and whether it is
     /// the overflow's.
     fn place(&mut self, labels: &[u8], settings: &Settings) -> (usize, bool) {
-        if let Some(place) = self.places.get(labels) {
-            return (*place, false);
-        }
-        if self.places.len() < settings.max_series {
-            return (self.make(labels, settings), false);
+        match self.places.get(&self.hasher.hash_one(labels)) {
+            Some(place) if same(&self.series[*place].0, labels) => return (*place, false),
+            None if self.places.len() < settings.max_series => return (self.make(labels, settings), false),
+            _ => {}
         }
         let mut overflow = Vec::new();
         for name in ["endpoint", "fullurl", "host", "method", "status"] {
             label(&mut overflow, name, OVERFLOW);
         }
-        match self.places.get(&*overflow) {
+        match self.places.get(&self.hasher.hash_one(&*overflow)) {
             Some(place) => (*place, true),
             None => (self.make(&overflow, settings), true),
         }
@@ -193,10 +224,17 @@ impl Table {
     fn make(&mut self, labels: &[u8], settings: &Settings) -> usize {
         let series = Series { counts: vec![0; settings.buckets.len() + 1], sum: 0.0 };
         let place = self.series.len();
-        self.places.insert(labels.into(), place);
+        self.places.insert(self.hasher.hash_one(labels), place);
         self.series.push((labels.into(), series));
         place
     }
+}
+
+/// Whether two texts are the same, a word at a time: musl's memcmp goes byte by
+/// byte.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    a.len() == b.len() && a_words.iter().zip(b_words).all(|(a, b)| a == b) && a_rest == b_rest
 }
 
 /// A latency in seconds.

@@ -81,6 +81,11 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// An empty one with room for the entries of a usual instance.
+    pub fn with_room() -> Self {
+        Self { entries: Vec::with_capacity(32), ..Self::default() }
+    }
+
     /// Forgets the last instance and begins one whose values are `blank`.
     pub fn begin(&mut self, blank: &[Value<'static>]) {
         self.name = &[];
@@ -127,8 +132,8 @@ impl<'a> Record<'a> {
     /// equal keys, and points the maps' values at their stretches.
     pub fn close(&mut self) {
         if self.entries.len() > 1 {
-            self.entries.sort_by(|a, b| a.map.cmp(&b.map).then_with(|| a.order(b)));
-            keep_last(&mut self.entries, 0, |a, b| a.map == b.map && a.order(b).is_eq());
+            self.entries.sort_by(Entry::order);
+            keep_last(&mut self.entries, 0, |a, b| a.order(b).is_eq());
         }
         let mut start = 0;
         while let Some(first) = self.entries.get(start) {
@@ -176,10 +181,11 @@ impl<'a> Record<'a> {
 }
 
 impl Entry<'_> {
-    /// Bytewise order of the keys, a word at a time: musl's memcmp goes byte by
+    /// By map, then bytewise by key, a word at a time: musl's memcmp goes byte by
     /// byte, and keys of dimensions like to begin alike.
+    #[inline]
     fn order(&self, other: &Self) -> Ordering {
-        self.prefix.cmp(&other.prefix).then_with(|| {
+        self.map.cmp(&other.map).then(self.prefix.cmp(&other.prefix)).then_with(|| {
             let rest = |key: &[u8]| key.get(PREFIX..).map_or(0, prefix);
             let (mine, theirs) = (rest(self.key), rest(other.key));
             mine.cmp(&theirs).then_with(|| self.key.cmp(other.key))

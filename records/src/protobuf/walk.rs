@@ -92,7 +92,7 @@ pub fn instances<'a>(
     see: &mut dyn FnMut(&mut Record<'a>, &'a [u8]) -> bool,
 ) -> Result<bool, Malformed> {
     let blank = blank(template);
-    let mut record = Record::default();
+    let mut record = Record::with_room();
     let mut reader = Reader::new(message);
     while let Some(tag) = reader.tag()? {
         if tag.field != 1 {

@@ -171,25 +171,29 @@ pub fn timestamp(out: &mut Vec<u8>, value: Option<Instant>) {
 
 /// A second since 1970 as `2006-01-02T15:04:05`, within the years 1 to 9999.
 pub fn second(out: &mut Vec<u8>, seconds: i64) {
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u64);
     let (year, month, day) = civil(days);
-    digits(out, year, 4);
-    for (mark, number) in
-        [(b'-', month), (b'-', day), (b'T', of_day / 3600), (b':', of_day / 60 % 60), (b':', of_day % 60)]
-    {
-        out.push(mark);
-        digits(out, number, 2);
+    let mut text = *b"0000-00-00T00:00:00";
+    for (at, number) in [
+        (0, year as u64 / 100),
+        (2, year as u64 % 100),
+        (5, month as u64),
+        (8, day as u64),
+        (11, of_day / 3600),
+        (14, of_day / 60 % 60),
+        (17, of_day % 60),
+    ] {
+        text[at] = b'0' + (number / 10) as u8;
+        text[at + 1] = b'0' + (number % 10) as u8;
     }
+    out.extend_from_slice(&text);
 }
 
 /// The time now in RFC 3339, to the microsecond.
 pub fn now(out: &mut Vec<u8>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     second(out, now.as_secs() as i64);
-    out.push(b'.');
-    digits(out, i64::from(now.subsec_millis()), 3);
-    digits(out, i64::from(now.subsec_micros() % 1_000), 3);
-    out.push(b'Z');
+    let _ = write!(out, ".{:06}Z", now.subsec_micros());
 }
 
 /// The date of a day counted from 1970-01-01, by the 400-year cycle of 146,097
@@ -203,17 +207,6 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day = of_year - (153 * march_month + 2) / 5 + 1;
     let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
-}
-
-/// A number of at most four digits, padded with zeros to `width`.
-pub fn digits(out: &mut Vec<u8>, value: i64, width: usize) {
-    let mut text = [b'0'; 4];
-    let mut rest = value.unsigned_abs();
-    for digit in text[..width].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    out.extend_from_slice(&text[..width]);
 }
 
 #[cfg(test)]

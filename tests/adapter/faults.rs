@@ -243,13 +243,16 @@ async fn with_few_descriptors_more_files_than_those_are_written_to() {
     let silent: Vec<_> =
         (0..30).map(|_| std::net::TcpStream::connect(("127.0.0.1", adapter.port)).unwrap()).collect();
     adapter.logged("cannot accept a connection").await;
-    assert_eq!(report(&clients[0], "held").await.status, RESOURCE_EXHAUSTED);
+    // Files are closed for it, unless a connection is quicker to take their place.
+    let held = report(&clients[0], "held").await.status;
+    assert!(matches!(held, OK | RESOURCE_EXHAUSTED), "{held}");
     assert_eq!(check(&clients[1], "").await, Ok(ServingStatus::Serving));
     drop(silent);
-    assert_eq!(check(&adapter.client().await, "").await, Ok(ServingStatus::Serving));
-    adapter.logged("reports are taken again").await;
+    let mut reports = watch(&adapter.client().await, REPORTS).await;
+    while next(&mut reports).await != Some(ServingStatus::Serving) {}
     assert_eq!(report(&clients[0], "after").await, Reply::default());
-    assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["after"]);
+    let written = SHAPE.names(&adapter.read("out.txt"));
+    assert_eq!(written, if held == OK { &["held", "after"][..] } else { &["after"] });
 }
 
 /// Sends reports until one fails; returns the names that were acknowledged.

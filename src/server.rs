@@ -80,8 +80,8 @@ fn listen(domain: Domain, address: SocketAddr, reuse_port: bool) -> io::Result<T
     Ok(socket.into())
 }
 
-/// Serves connections until they are to close, then tells them to
-/// go away and returns when the last one is gone.
+/// Serves connections until they are to close, then listens no longer, tells
+/// them to go away and returns when the last one is gone.
 pub async fn serve<S>(
     listener: TcpListener,
     service: S,
@@ -94,27 +94,39 @@ where
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(limits.connections as usize));
-    let told = states.clone();
+    let (listening, told) = watch::channel(());
+    let start = |stream, place| {
+        let open = limits.connections as usize - places.available_permits();
+        let connection = speak(stream, service.clone(), told.clone(), open, limits.connection_age);
+        limits.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let counters = Arc::clone(&limits.counters);
+        tokio::spawn(async move {
+            connection.await;
+            counters.connections.fetch_sub(1, Ordering::Relaxed);
+            drop(place);
+        });
+    };
     let accepting = async {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let stream = accept(&listener).await;
-            let open = limits.connections as usize - places.available_permits();
-            let connection = speak(stream, service.clone(), told.clone(), open, limits.connection_age);
-            limits.counters.connections.fetch_add(1, Ordering::Relaxed);
-            let counters = Arc::clone(&limits.counters);
-            tokio::spawn(async move {
-                connection.await;
-                counters.connections.fetch_sub(1, Ordering::Relaxed);
-                drop(place);
-            });
+            start(accept(&listener).await, place);
         }
     };
     tokio::select! {
         () = accepting => {}
         () = closing(&mut states) => {}
     }
+    // Whoever waits to be accepted would be cut off with the listener.
+    let listener = listener.into_std()?;
+    while let Ok(place) = Arc::clone(&places).try_acquire_owned()
+        && let Ok((stream, _)) = listener.accept()
+    {
+        stream.set_nonblocking(true)?;
+        start(TcpStream::from_std(stream)?, place);
+    }
     drop(listener);
+    // Told only now: who reconnects at once is to find the next one who listens.
+    drop(listening);
     let _ = places.acquire_many(limits.connections).await;
     Ok(())
 }
@@ -135,12 +147,12 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
     }
 }
 
-/// Serves one connection to its end. `open` is how many there are, this one
-/// included.
+/// Serves one connection to its end; it is to close when nobody is left to tell
+/// otherwise. `open` is how many there are, this one included.
 async fn speak<S>(
     stream: TcpStream,
     service: S,
-    mut states: watch::Receiver<State>,
+    mut told: watch::Receiver<()>,
     open: usize,
     max_age: Option<Duration>,
 ) where
@@ -181,7 +193,7 @@ async fn speak<S>(
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = silent => return,
-        () = closing(&mut states) => {
+        _ = told.changed() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

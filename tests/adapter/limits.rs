@@ -9,7 +9,8 @@ use prost::Message;
 use crate::support::client::framed;
 use crate::support::message::{METRIC, Shape};
 use crate::support::{
-    Adapter, Client, INTERNAL, INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Reply, UNIMPLEMENTED,
+    Adapter, Client, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Reply,
+    UNIMPLEMENTED,
 };
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 1 };
@@ -149,6 +150,29 @@ async fn bodies_that_are_not_one_message_are_refused() {
     }
     assert!(adapter.files().is_empty());
     still_serves(&adapter, &client).await;
+}
+
+#[tokio::test]
+async fn a_request_whose_caller_waits_no_longer_is_not_written() {
+    let adapter = Adapter::start(&["--metrics-port", "0"]).await;
+    let client = adapter.client().await;
+    for (timeout, status) in [
+        ("1n", DEADLINE_EXCEEDED),
+        ("0S", DEADLINE_EXCEEDED),
+        ("10S", OK),
+        ("8H", OK),
+        ("soon", OK),
+        ("-1S", OK),
+    ] {
+        let name = timeout.to_owned();
+        let mut call = client.open_with(METRIC, &[("grpc-timeout", timeout)]).await.unwrap();
+        call.send(framed(&SHAPE.message(&name)), true).unwrap();
+        let reply = call.reply().await.unwrap();
+        assert_eq!(reply.status, status, "{timeout}: {}", reply.message);
+    }
+    assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["10S", "8H", "soon", "-1S"]);
+    let page = adapter.page();
+    assert_eq!(page.of("mygrpcadapter_refusals_total", "reason", "deadline"), 2.0);
 }
 
 #[tokio::test]

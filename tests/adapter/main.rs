@@ -17,6 +17,9 @@ mod support;
 mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
+mod faults; // a disk that fails, a process that is killed
+mod floods; // peers that want too much
+mod handover; // old connections and old processes give way to new ones
 mod health; // grpc.health.v1 and InfrastructureBackend
 mod json; // JSON Lines
 mod limits; // requests that are too much, or not requests
@@ -25,6 +28,7 @@ mod metrics; // the second port
 mod paths; // where files may be, and where not
 mod process; // the command line, exit codes, addresses
 mod properties; // what must hold for any bytes
+mod retention; // rotation, and files of several writers
 mod shutdown; // signals, draining, and what is acknowledged
 mod templates; // the other report templates
 mod tools; // cat, tail, probe

@@ -55,9 +55,8 @@ fn tags() -> HashMap<String, Value> {
         .into()
 }
 
-#[tokio::test]
-async fn trace_spans_are_shown_field_by_field() {
-    let full = tracespan::InstanceMsg {
+fn trace_span() -> tracespan::InstanceMsg {
+    tracespan::InstanceMsg {
         name: "span.instance.istio-system".into(),
         trace_id: "463ac35c9f6413ad48485a3953bb6124".into(),
         span_id: "a2fb4a1d1a96d312".into(),
@@ -80,106 +79,67 @@ async fn trace_spans_are_shown_field_by_field() {
         response_size: -1,
         response_total_size: 4183,
         api_protocol: "grpc".into(),
-    };
+    }
+}
+
+/// The columns of a trace span: label, key, what is shown of [`trace_span`], and
+/// of one that has nothing set.
+const SPAN_COLUMNS: [(&str, &str, &str, &str); 18] = [
+    ("TraceId", "trace_id", "463ac35c9f6413ad48485a3953bb6124", ""),
+    ("SpanId", "span_id", "a2fb4a1d1a96d312", ""),
+    ("ParentSpanId", "parent_span_id", "0020000000000001", ""),
+    ("SpanName", "span_name", "productpage GET /", ""),
+    ("StartTime", "start_time", "2018-10-07T11:49:00.000000001Z", "<nil>"),
+    ("EndTime", "end_time", "2018-10-07T11:49:00.12Z", "<nil>"),
+    ("HttpStatusCode", "http_status_code", "200", "0"),
+    ("ClientSpan", "client_span", "true", "false"),
+    ("RewriteClientSpanId", "rewrite_client_span_id", "false", "false"),
+    ("SourceName", "source_name", "ingress", ""),
+    ("SourceIp", "source_ip", "10.4.1.2", "<nil>"),
+    ("DestinationName", "destination_name", "productpage", ""),
+    ("DestinationIp", "destination_ip", "2001:db8::1", "<nil>"),
+    ("RequestSize", "request_size", "17", "0"),
+    ("RequestTotalSize", "request_total_size", "1099511627776", "0"),
+    ("ResponseSize", "response_size", "-1", "0"),
+    ("ResponseTotalSize", "response_total_size", "4183", "0"),
+    ("ApiProtocol", "api_protocol", "grpc", ""),
+];
+
+#[tokio::test]
+async fn trace_spans_are_shown_field_by_field() {
     let bare = tracespan::InstanceMsg { name: "bare".into(), ..Default::default() };
-    let request =
-        tracespan::HandleTraceSpanRequest { instances: vec![full.clone(), bare], ..Default::default() };
+    let instances = vec![trace_span(), bare];
+    let request = tracespan::HandleTraceSpanRequest { instances, ..Default::default() };
     let (shown, objects) = written(TRACESPAN, &request.encode_to_vec()).await;
-    let lines = |of: [&str; 19]| {
-        let labels = [
-            "TraceId",
-            "SpanId",
-            "ParentSpanId",
-            "SpanName",
-            "StartTime",
-            "EndTime",
-            "SpanTags",
-            "HttpStatusCode",
-            "ClientSpan",
-            "RewriteClientSpanId",
-            "SourceName",
-            "SourceIp",
-            "DestinationName",
-            "DestinationIp",
-            "RequestSize",
-            "RequestTotalSize",
-            "ResponseSize",
-            "ResponseTotalSize",
-            "ApiProtocol",
-        ];
-        labels.into_iter().zip(of.map(str::to_owned)).collect::<Vec<_>>()
+    let lines = |full: bool| {
+        let line = |column: (&'static str, &str, &str, &str)| {
+            (column.0, if full { column.2 } else { column.3 }.to_owned())
+        };
+        let mut lines = SPAN_COLUMNS.map(line).to_vec();
+        let tags = if full { reference::map(&tags()) } else { "map[]".into() };
+        lines.insert(6, ("SpanTags", tags));
+        lines
     };
-    let of_full = lines([
-        &full.trace_id,
-        &full.span_id,
-        &full.parent_span_id,
-        "productpage GET /",
-        "2018-10-07T11:49:00.000000001Z",
-        "2018-10-07T11:49:00.12Z",
-        &reference::map(&tags()),
-        "200",
-        "true",
-        "false",
-        "ingress",
-        "10.4.1.2",
-        "productpage",
-        "2001:db8::1",
-        "17",
-        "1099511627776",
-        "-1",
-        "4183",
-        "grpc",
-    ]);
-    let of_bare = lines([
-        "", "", "", "", "<nil>", "<nil>", "map[]", "0", "false", "false", "", "<nil>", "", "<nil>", "0", "0",
-        "0", "0", "",
-    ]);
-    let instances = [("span.instance.istio-system", of_full), ("bare", of_bare)];
+    let instances = [("span.instance.istio-system", lines(true)), ("bare", lines(false))];
     assert_eq!(shown, blocks("HandleTraceSpan", "a.txt", &instances));
 
-    let keys = [
-        "trace_id",
-        "span_id",
-        "parent_span_id",
-        "span_name",
-        "start_time",
-        "end_time",
-        "span_tags",
-        "http_status_code",
-        "client_span",
-        "rewrite_client_span_id",
-        "source_name",
-        "source_ip",
-        "destination_name",
-        "destination_ip",
-        "request_size",
-        "request_total_size",
-        "response_size",
-        "response_total_size",
-        "api_protocol",
-    ];
-    assert_eq!(objects.len(), 2);
-    for (object, name) in objects.iter().zip(["span.instance.istio-system", "bare"]) {
-        head(object, name, "tracespan");
-        members(object, &keys);
+    // Numbers and truths are such; all else is text, or null.
+    let typed = |key: &str, text: &str| match text {
+        "<nil>" => Json::Null,
+        "true" | "false" => Json::from(text == "true"),
+        _ if key.contains("_size") || key == "http_status_code" => text.parse::<i64>().unwrap().into(),
+        _ => text.into(),
+    };
+    let [first, second] = &objects[..] else { panic!("two objects") };
+    head(first, "span.instance.istio-system", "tracespan");
+    head(second, "bare", "tracespan");
+    for (_, key, full, bare) in SPAN_COLUMNS {
+        assert_eq!((&first[key], &second[key]), (&typed(key, full), &typed(key, bare)), "{key}");
     }
-    let [first, second] = &objects[..] else { panic!() };
     assert!(is_map(&first["span_tags"], &tags()) && is_map(&second["span_tags"], &HashMap::new()));
-    for (key, expected, unset) in [
-        ("trace_id", Json::from("463ac35c9f6413ad48485a3953bb6124"), Json::from("")),
-        ("start_time", "2018-10-07T11:49:00.000000001Z".into(), Json::Null),
-        ("end_time", "2018-10-07T11:49:00.12Z".into(), Json::Null),
-        ("http_status_code", 200.into(), 0.into()),
-        ("client_span", true.into(), false.into()),
-        ("rewrite_client_span_id", false.into(), false.into()),
-        ("source_ip", "10.4.1.2".into(), Json::Null),
-        ("destination_ip", "2001:db8::1".into(), Json::Null),
-        ("request_total_size", (1_i64 << 40).into(), 0.into()),
-        ("response_size", (-1).into(), 0.into()),
-        ("api_protocol", "grpc".into(), "".into()),
-    ] {
-        assert_eq!((&first[key], &second[key]), (&expected, &unset), "{key}");
-    }
+    let keys: Vec<_> = SPAN_COLUMNS.iter().map(|column| column.1).chain(["span_tags"]).collect();
+    members(first, &keys);
+    members(second, &keys);
 }
 
 #[tokio::test]

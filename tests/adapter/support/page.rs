@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+type Labels = Vec<(String, String)>;
 /// A name and its labels, sorted.
-type Series = (String, Vec<(String, String)>);
+type Series = (String, Labels);
 
 /// A page of metrics.
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ impl Page {
     fn check_histograms(&self) {
         for (name, _) in self.kinds.iter().filter(|kind| kind.1 == "histogram") {
             let bucket = format!("{name}_bucket");
-            let mut groups: BTreeMap<Vec<(String, String)>, Vec<(f64, f64)>> = BTreeMap::new();
+            let mut groups: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
             for ((_, labels), value) in self.samples.iter().filter(|sample| sample.0.0 == bucket) {
                 let (le, others): (Vec<_>, Vec<_>) =
                     labels.iter().cloned().partition(|label| label.0 == "le");
@@ -150,7 +151,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Labels up to the brace that ends them, and what comes after it.
-fn labels(text: &str) -> (Vec<(String, String)>, &str) {
+fn labels(text: &str) -> (Labels, &str) {
     let mut labels = Vec::new();
     let mut rest = text;
     loop {

@@ -100,7 +100,7 @@ impl Adapter {
         let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
         words.push(PROGRAM.into());
         let has_metrics = args.contains(&METRICS_PORT);
-        if !args.first().is_some_and(|word| word.parse::<u16>().is_ok()) {
+        if args.first().is_none_or(|word| word.parse::<u16>().is_err()) {
             words.push(PORT.into());
         }
         if !has_metrics {

@@ -1,0 +1,354 @@
+//! A disk that fails and comes back, and a process that is killed at any moment.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mygrpcadapter::pb::grpc::health::v1::health_check_response::ServingStatus;
+use rustix::process::Signal;
+
+use crate::health::{check, next, watch};
+use crate::json::{asked, names};
+use crate::support::message::{
+    METRIC, Shape, WALKTHROUGH, assert_each_once, own, params, request, with_config,
+};
+use crate::support::namespace::{Frozen, skip};
+use crate::support::{Adapter, Client, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE, until};
+use crate::volumes::{Mounted, fill};
+
+const METRICS: [&str; 2] = ["--metrics-port", "0"];
+const SHAPE: Shape = Shape { file: "out.txt", padding: 300 };
+const REPORTS: &str = "metric.HandleMetricService";
+const OTHERS: [&str; 2] = ["", "authorization.HandleAuthorizationService"];
+
+async fn report(client: &Client, name: &str) -> Reply {
+    client.unary(METRIC, &SHAPE.message(name)).await.unwrap()
+}
+
+fn logged(adapter: &Adapter, part: &str) -> usize {
+    adapter.log().iter().filter(|line| line.contains(part)).count()
+}
+
+/// What to put before an adapter so that its fdatasync does what `inject` says,
+/// and notes each in a file.
+fn traced<'a>(inject: &'a str, notes: &'a str) -> Option<Vec<&'a str>> {
+    let words = vec!["strace", "-D", "-f", "-qq", "-o", notes, "-e", "trace=fdatasync", "-e", inject];
+    let trial = Command::new(words[0]).args(&words[1..]).arg("true").output();
+    if trial.is_ok_and(|output| output.status.success()) {
+        return Some(words);
+    }
+    skip("there is no strace, or it may not trace");
+    None
+}
+
+#[tokio::test]
+async fn with_fsync_always_nothing_is_acknowledged_that_is_not_on_disk() {
+    let scratch = Scratch::new();
+    let (volume, notes) = (scratch.dir("volume"), scratch.path().join("notes"));
+    let Some(wrapper) = traced("inject=fdatasync:error=EIO:when=1", notes.to_str().unwrap()) else { return };
+    let args = [&["--fsync", "always"], &METRICS[..]].concat();
+    let adapter = Adapter::start_by(&wrapper, &volume, &args).await;
+    let client = adapter.client().await;
+    let refused = report(&client, "first").await;
+    assert_eq!(refused.status, UNAVAILABLE);
+    assert!(refused.message.contains("cannot sync out.txt"), "{}", refused.message);
+    assert_eq!(adapter.page().of("mygrpcadapter_write_errors_total", "reason", "io"), 1.0);
+    assert_eq!(report(&client, "second").await, Reply::default());
+    adapter.logged("reports are taken again").await;
+}
+
+#[tokio::test]
+async fn with_an_interval_what_is_acknowledged_is_put_on_disk_later() {
+    let scratch = Scratch::new();
+    let (volume, notes) = (scratch.dir("volume"), scratch.path().join("notes"));
+    let Some(wrapper) = traced("inject=fdatasync:error=EIO", notes.to_str().unwrap()) else { return };
+    let adapter = Adapter::start_by(&wrapper, &volume, &["--fsync", "interval=50ms"]).await;
+    let client = adapter.client().await;
+    assert_eq!(report(&client, "first").await, Reply::default());
+    adapter.logged("cannot sync out.txt").await;
+}
+
+#[tokio::test]
+async fn without_fsync_files_are_put_on_disk_once_at_the_end() {
+    let scratch = Scratch::new();
+    let (volume, notes) = (scratch.dir("volume"), scratch.path().join("notes"));
+    let Some(wrapper) = traced("inject=fdatasync:retval=0", notes.to_str().unwrap()) else { return };
+    let mut adapter = Adapter::start_by(&wrapper, &volume, &[]).await;
+    let client = adapter.client().await;
+    for at in 0..5 {
+        assert_eq!(report(&client, &at.to_string()).await, Reply::default());
+    }
+    drop(client);
+    assert_eq!(adapter.stop().await, 0);
+    until("the notes are whole", || {
+        (std::fs::read_to_string(&notes).unwrap().matches("fdatasync").count() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_fsync_serves_all_requests_that_wait_for_it() {
+    let scratch = Scratch::new();
+    let (volume, notes) = (scratch.dir("volume"), scratch.path().join("notes"));
+    let inject = "inject=fdatasync:delay_enter=100000";
+    let Some(wrapper) = traced(inject, notes.to_str().unwrap()) else { return };
+    let mut adapter = Adapter::start_by(&wrapper, &volume, &["--fsync", "always"]).await;
+    let client = adapter.client().await;
+    let mut calls = Vec::new();
+    for at in 0..300 {
+        let (client, message) = (client.clone(), SHAPE.message(&at.to_string()));
+        calls.push(tokio::spawn(async move { client.unary(METRIC, &message).await }));
+    }
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap(), Reply::default());
+    }
+    drop(client);
+    assert_eq!(adapter.stop().await, 0);
+    let syncs = std::fs::read_to_string(&notes).unwrap().matches("fdatasync").count();
+    assert!((1..100).contains(&syncs), "{syncs} for 300 requests");
+    assert_eq!(SHAPE.names(&adapter.read("out.txt")).len(), 300);
+}
+
+#[tokio::test]
+async fn fsync_changes_nothing_of_what_is_written() {
+    for when in ["always", "interval=10ms", "never"] {
+        let mut adapter = Adapter::start(&["--fsync", when, "--rotate-size", "2KiB"]).await;
+        let client = adapter.client().await;
+        for at in 0..4 {
+            assert_eq!(report(&client, &at.to_string()).await, Reply::default());
+        }
+        drop(client);
+        assert_eq!(adapter.stop().await, 0);
+        assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["0", "1", "2", "3"], "{when}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_volume_is_told_by_health_until_it_has_room_again() {
+    let Some(mounted) = Mounted::tmpfs("size=64k") else { return };
+    let adapter = mounted.adapter(&METRICS).await;
+    let client = adapter.client().await;
+    let mut reports = watch(&client, REPORTS).await;
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
+    assert_eq!(report(&client, "before").await, Reply::default());
+    let ballast = mounted.seen().join("ballast");
+    // As much of it as there is room for.
+    let _ = std::fs::write(&ballast, vec![b'x'; 64 * 1024]);
+    let mut refused = 0;
+    for at in 0..40 {
+        let reply = report(&client, &at.to_string()).await;
+        refused += usize::from(reply.status == RESOURCE_EXHAUSTED);
+        assert!(matches!(reply.status, OK | RESOURCE_EXHAUSTED), "{}", reply.message);
+    }
+    assert!(refused > 20, "{refused}");
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::NotServing));
+    for service in OTHERS {
+        assert_eq!(check(&client, service).await, Ok(ServingStatus::Serving), "{service}");
+    }
+    assert_eq!(adapter.http("/readyz").status, 200);
+    let page = adapter.page();
+    assert_eq!(page.single("mygrpcadapter_reports_serving"), 0.0);
+    assert_eq!(page.of("mygrpcadapter_write_errors_total", "reason", "full"), refused as f64);
+    assert_eq!(logged(&adapter, "reports are refused reason=full"), 1);
+
+    // Nobody reports any more, and it finds out all the same.
+    std::fs::remove_file(&ballast).unwrap();
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
+    assert_eq!(logged(&adapter, "reports are taken again, it was reason=full"), 1);
+    assert_eq!(adapter.page().single("mygrpcadapter_reports_serving"), 1.0);
+    assert_eq!(report(&client, "after").await, Reply::default());
+    assert_eq!(logged(&adapter, "reports are"), 2, "{:?}", adapter.log());
+}
+
+#[tokio::test]
+async fn a_stalled_volume_is_told_by_health_until_it_goes_on() {
+    let Some(mounted) = Mounted::ext4() else { return };
+    let adapter = mounted.adapter(&METRICS).await;
+    let client = adapter.client().await;
+    let mut reports = watch(&client, REPORTS).await;
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
+    assert_eq!(report(&client, "before").await, Reply::default());
+    let frozen = Frozen::new(&mounted.namespace, mounted.path());
+    let during = report(&client, "during").await;
+    assert_eq!(during.status, UNAVAILABLE);
+    assert!(during.message.contains("the volume has stalled"), "{}", during.message);
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::NotServing));
+    for service in OTHERS {
+        assert_eq!(check(&client, service).await, Ok(ServingStatus::Serving), "{service}");
+    }
+    assert!(adapter.page().of("mygrpcadapter_write_errors_total", "reason", "stalled") >= 1.0);
+    drop(frozen);
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
+    assert_eq!(logged(&adapter, "the volume has stalled"), 1, "{:?}", adapter.log());
+    assert_eq!(logged(&adapter, "the volume has come back from its stall"), 1, "{:?}", adapter.log());
+    assert_eq!(report(&client, "after").await, Reply::default());
+    // Refused, but written yet: that is allowed, and said.
+    assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["before", "during", "after"]);
+}
+
+#[tokio::test]
+async fn a_volume_that_is_deleted_underneath_is_told_and_used_again_when_it_is_back() {
+    let adapter = Adapter::start(&METRICS).await;
+    let client = adapter.client().await;
+    let mut reports = watch(&client, REPORTS).await;
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
+    assert_eq!(report(&client, "before").await, Reply::default());
+    std::fs::remove_dir_all(&adapter.volume).unwrap();
+    for name in ["1", "2"] {
+        let reply = report(&client, name).await;
+        assert_eq!(reply.status, UNAVAILABLE, "{}", reply.message);
+    }
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::NotServing));
+    assert_eq!(adapter.page().of("mygrpcadapter_write_errors_total", "reason", "gone"), 2.0);
+    std::fs::create_dir(&adapter.volume).unwrap();
+    assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
+    assert_eq!(report(&client, "after").await, Reply::default());
+    assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["after"]);
+    assert_eq!(logged(&adapter, "reports are refused reason=gone"), 1, "{:?}", adapter.log());
+    assert_eq!(adapter.files(), ["out.txt"], "the trial leaves nothing behind");
+}
+
+#[tokio::test]
+async fn a_directory_in_the_volume_that_is_deleted_is_made_again() {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "a/b/out.txt", padding: 1 };
+    for name in ["1", "2", "3"] {
+        assert_eq!(client.unary(METRIC, &shape.message(name)).await.unwrap(), Reply::default());
+        assert_eq!(shape.names(&adapter.read("a/b/out.txt")), [name]);
+        std::fs::remove_dir_all(adapter.volume.join("a")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn with_few_descriptors_more_files_than_those_are_written_to() {
+    let scratch = Scratch::new();
+    let wrapper = ["prlimit", "--nofile=20:20"];
+    let adapter = Adapter::start_by(&wrapper, &scratch.dir("volume"), &METRICS).await;
+    let clients = [adapter.client().await, adapter.client().await];
+    for round in 0..3 {
+        for at in 0..40 {
+            let file = format!("d{}/e/f{at}.txt", at % 4);
+            let message = request(Some(params(WALKTHROUGH, file.as_bytes())), "n");
+            let reply = clients[at % 2].unary(METRIC, &message).await.unwrap();
+            assert_eq!(reply, Reply::default(), "{file}");
+            let text = String::from_utf8(adapter.read(&file)).unwrap();
+            assert_eq!(text.matches("invoked with").count(), round + 1, "{file}");
+        }
+    }
+    assert_eq!(adapter.page().total("mygrpcadapter_write_errors_total"), 0.0);
+    assert!(adapter.open_files() <= 20);
+
+    // More who want to connect than there are descriptors.
+    let silent: Vec<_> =
+        (0..30).map(|_| std::net::TcpStream::connect(("127.0.0.1", adapter.port)).unwrap()).collect();
+    adapter.logged("cannot accept a connection").await;
+    // Files are closed for it, unless a connection is quicker to take their place.
+    let held = report(&clients[0], "held").await.status;
+    assert!(matches!(held, OK | RESOURCE_EXHAUSTED), "{held}");
+    assert_eq!(check(&clients[1], "").await, Ok(ServingStatus::Serving));
+    drop(silent);
+    let mut reports = watch(&adapter.client().await, REPORTS).await;
+    while next(&mut reports).await != Some(ServingStatus::Serving) {}
+    assert_eq!(report(&clients[0], "after").await, Reply::default());
+    let written = SHAPE.names(&adapter.read("out.txt"));
+    assert_eq!(written, if held == OK { &["held", "after"][..] } else { &["after"] });
+}
+
+/// Sends reports until one fails; returns the names that were acknowledged.
+async fn until_killed(client: Client, life: usize, sender: usize, done: Arc<AtomicUsize>) -> Vec<String> {
+    let in_json = life % 2 == 1;
+    let config = own(&asked("out.json"));
+    let shape = Shape { padding: 6_000, ..SHAPE };
+    let mut acknowledged = Vec::new();
+    for at in 0.. {
+        let name = format!("{life}-{sender}-{at}");
+        let mut message = shape.message(&name);
+        if in_json {
+            message = with_config(&message, &config);
+        }
+        match client.unary(METRIC, &message).await {
+            Ok(reply) if reply.status == OK => acknowledged.push(name),
+            _ => break,
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    acknowledged
+}
+
+#[tokio::test]
+async fn killed_a_hundred_times_it_has_lost_nothing_that_it_acknowledged() {
+    let scratch = Scratch::new();
+    let volume = scratch.dir("volume");
+    let (mut in_text, mut in_json) = (Vec::new(), Vec::new());
+    for life in 0..100 {
+        let mut adapter = Adapter::start_on(&volume, &[]).await;
+        let client = adapter.client().await;
+        let done = Arc::new(AtomicUsize::new(0));
+        let senders: Vec<_> = (0..12)
+            .map(|sender| tokio::spawn(until_killed(client.clone(), life, sender, Arc::clone(&done))))
+            .collect();
+        // Any moment will do; these are all different.
+        let enough = 1 + life * 37 % 60;
+        until("some reports", || (done.load(Ordering::Relaxed) >= enough).then_some(())).await;
+        adapter.signal(Signal::KILL);
+        assert_eq!(adapter.exit().await, 128 + 9);
+        for sender in senders {
+            let acknowledged = sender.await.unwrap();
+            if life % 2 == 1 { in_json.extend(acknowledged) } else { in_text.extend(acknowledged) }
+        }
+    }
+    // The last of each may have been torn; whoever opens it next repairs it.
+    let mut adapter = Adapter::start_on(&volume, &[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { padding: 6_000, ..SHAPE };
+    let last = shape.message("last");
+    let last_in_json = with_config(&last, &own(&asked("out.json")));
+    for message in [last, last_in_json] {
+        assert_eq!(client.unary(METRIC, &message).await.unwrap(), Reply::default());
+    }
+    drop(client);
+    assert_eq!(adapter.stop().await, 0);
+    for (mut acknowledged, written) in
+        [(in_text, shape.names(&adapter.read("out.txt"))), (in_json, names(&adapter.read("out.json")))]
+    {
+        acknowledged.push("last".into());
+        assert!(acknowledged.len() > 1000, "{}", acknowledged.len());
+        assert_each_once(&acknowledged, &written);
+    }
+}
+
+#[tokio::test]
+async fn a_volume_filled_and_freed_again_and_again_has_all_that_was_acknowledged() {
+    let Some(mounted) = Mounted::tmpfs("size=256k") else { return };
+    let adapter = mounted.adapter(&["--rotate-size", "32KiB", "--rotate-keep", "1000"]).await;
+    let client = adapter.client().await;
+    let ballast = mounted.seen().join("ballast");
+    let (mut acknowledged, mut refused) = (Vec::new(), 0);
+    for round in 0..8 {
+        if round % 2 == 1 {
+            let _ = std::fs::write(&ballast, vec![b'x'; 256 * 1024]);
+        } else {
+            fill(&ballast, 0);
+        }
+        let names: Vec<String> = (0..60).map(|at| format!("{round}-{at}")).collect();
+        let calls = names.iter().map(|name| (client.clone(), SHAPE.message(name)));
+        let calls: Vec<_> = calls
+            .map(|(client, message)| tokio::spawn(async move { client.unary(METRIC, &message).await }))
+            .collect();
+        for (name, call) in names.into_iter().zip(calls) {
+            match call.await.unwrap().unwrap().status {
+                OK => acknowledged.push(name),
+                status => {
+                    assert_eq!(status, RESOURCE_EXHAUSTED);
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 0 && acknowledged.len() > 240, "{refused} {}", acknowledged.len());
+    let files: Vec<String> = adapter.files().into_iter().filter(|file| file.starts_with("out.txt")).collect();
+    let written: Vec<String> = files.iter().flat_map(|file| SHAPE.names(&adapter.read(file))).collect();
+    assert_eq!(written.len(), acknowledged.len());
+    assert_each_once(&acknowledged, &written);
+}

@@ -1,0 +1,353 @@
+//! Files that are rotated, limited, shared and repaired: always whole records,
+//! and none that was acknowledged is lost but by retention, which counts it.
+
+use std::path::Path;
+use std::time::Instant;
+
+use mygrpcadapter::pb::grpc::health::v1::health_check_response::ServingStatus;
+
+use crate::health::check;
+use crate::json::{asked, names};
+use crate::support::message::{METRIC, Shape, assert_each_once, own, with_config};
+use crate::support::{Adapter, Client, OK, PATIENCE, RESOURCE_EXHAUSTED, Reply, Scratch};
+
+const SHAPE: Shape = Shape { file: "out.txt", padding: 300 };
+
+async fn report(client: &Client, name: &str) -> Reply {
+    client.unary(METRIC, &SHAPE.message(name)).await.unwrap()
+}
+
+/// Sends reports one after the other; each must be acknowledged.
+async fn reports(client: &Client, names: impl IntoIterator<Item = usize>) {
+    for name in names {
+        assert_eq!(report(client, &name.to_string()).await, Reply::default());
+    }
+}
+
+/// Every file of a directory, the rotated ones by age, with the names in it.
+fn held(dir: &Path) -> Vec<(String, Vec<String>)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let mut files: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    files.sort();
+    files.retain(|file| file.starts_with("out.txt"));
+    files
+        .into_iter()
+        .map(|file| (file.clone(), SHAPE.names(&std::fs::read(dir.join(file)).unwrap())))
+        .collect()
+}
+
+fn all(held: &[(String, Vec<String>)]) -> Vec<String> {
+    held.iter().flat_map(|file| file.1.clone()).collect()
+}
+
+fn numbered(names: std::ops::Range<usize>) -> Vec<String> {
+    names.map(|name| name.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_file_is_rotated_before_it_grows_too_large_and_holds_whole_records() {
+    let adapter = Adapter::start(&["--rotate-size", "2KiB", "--rotate-keep", "100"]).await;
+    let client = adapter.client().await;
+    reports(&client, 0..40).await;
+    let held = held(&adapter.volume);
+    assert_each_once(&numbered(0..40), &all(&held));
+    assert!(held.len() > 5, "{held:?}");
+    for (file, names) in &held {
+        let bytes = adapter.read(file).len();
+        assert!(bytes <= 2048 && !names.is_empty(), "{file}: {bytes}");
+        let more = bytes + SHAPE.text("00").len();
+        assert!(file == "out.txt" || more > 2048, "{file}: rotated too early, at {bytes}");
+    }
+    // The highest number is the newest, and what isn't rotated newer still.
+    let mut by_age = held[1..].to_vec();
+    by_age.push(held[0].clone());
+    assert_eq!(all(&by_age), numbered(0..40));
+    let expected: Vec<String> = (1..held.len()).map(|number| format!("out.txt.{number:06}")).collect();
+    assert_eq!(held[1..].iter().map(|file| file.0.clone()).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn many_at_once_are_rotated_without_a_loss() {
+    let adapter = Adapter::start(&["--rotate-size", "20KiB", "--rotate-keep", "1000"]).await;
+    let client = adapter.client().await;
+    let mut calls = Vec::new();
+    for at in 0..1000 {
+        let (client, message) = (client.clone(), SHAPE.message(&at.to_string()));
+        calls.push(tokio::spawn(async move { client.unary(METRIC, &message).await }));
+    }
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap(), Reply::default());
+    }
+    let held = held(&adapter.volume);
+    assert!(held.len() > 1, "{held:?}");
+    assert_each_once(&numbered(0..1000), &all(&held));
+}
+
+#[tokio::test]
+async fn a_record_larger_than_the_limit_has_a_file_of_its_own() {
+    let adapter = Adapter::start(&["--rotate-size", "1000", "--rotate-keep", "100"]).await;
+    let client = adapter.client().await;
+    let large = Shape { padding: 5000, ..SHAPE };
+    reports(&client, 0..1).await;
+    assert_eq!(client.unary(METRIC, &large.message("large")).await.unwrap().status, OK);
+    reports(&client, 1..2).await;
+    assert_eq!(adapter.files(), ["out.txt", "out.txt.000001", "out.txt.000002"]);
+    assert_eq!(large.names(&adapter.read("out.txt.000002")), ["large"]);
+}
+
+#[tokio::test]
+async fn a_file_is_rotated_when_it_is_old_with_the_next_record() {
+    let adapter = Adapter::start(&["--rotate-age", "300ms", "--rotate-keep", "1000"]).await;
+    let client = adapter.client().await;
+    let deadline = Instant::now() + PATIENCE;
+    let mut sent = 0;
+    while adapter.files().len() < 3 {
+        assert!(Instant::now() < deadline, "never rotated");
+        reports(&client, sent..sent + 1).await;
+        sent += 1;
+    }
+    let held = held(&adapter.volume);
+    assert!(held.iter().all(|file| !file.1.is_empty()));
+    assert_each_once(&numbered(0..sent), &all(&held));
+}
+
+#[tokio::test]
+async fn as_many_rotated_files_are_kept_as_asked_and_the_deleted_records_counted() {
+    let scratch = Scratch::new();
+    let volume = scratch.dir("volume");
+    let mut sent = 0;
+    // More are allowed, then fewer: exact in both directions.
+    for keep in [2, 6, 1, 0, 3] {
+        let keep_text = keep.to_string();
+        let args = ["--rotate-size", "1500", "--rotate-keep", &keep_text, "--metrics-port", "0"];
+        let mut adapter = Adapter::start_on(&volume, &args).await;
+        let client = adapter.client().await;
+        let before = all(&held(&volume)).len();
+        reports(&client, sent..sent + 30).await;
+        let held = held(&volume);
+        assert_eq!(held.len(), keep + 1, "{keep}: {held:?}");
+        let deleted = adapter.page().single("mygrpcadapter_deleted_records_total") as usize;
+        assert_eq!(before + 30 - deleted, all(&held).len(), "{keep}");
+        sent += 30;
+        let mut kept = all(&held);
+        kept.sort_by_key(|name| name.parse::<usize>().unwrap());
+        assert_eq!(kept, numbered(sent - kept.len()..sent), "the newest are kept");
+        drop(client);
+        assert_eq!(adapter.stop().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn files_of_others_are_neither_counted_nor_deleted_by_rotation() {
+    let adapter = Adapter::start(&["--rotate-size", "1000", "--rotate-keep", "1"]).await;
+    let strangers = ["out.txt.1", "out.txt.0000001", "out.txt.00000x", "out.txt.old", "other.txt.000001"];
+    for name in strangers {
+        std::fs::write(adapter.volume.join(name), "a stranger's").unwrap();
+    }
+    let client = adapter.client().await;
+    reports(&client, 0..20).await;
+    for name in strangers {
+        assert_eq!(adapter.read(name), b"a stranger's", "{name}");
+    }
+    assert_eq!(adapter.files().len(), strangers.len() + 2);
+}
+
+#[tokio::test]
+async fn a_full_budget_deletes_our_oldest_and_then_refuses() {
+    let args = ["--rotate-size", "16KiB", "--rotate-keep", "100", "--max-volume-bytes", "128KiB"];
+    let adapter = Adapter::start(&[&args[..], &["--metrics-port", "0"]].concat()).await;
+    let client = adapter.client().await;
+    let stranger = adapter.volume.join("notes.000001");
+    std::fs::write(&stranger, "not ours").unwrap();
+    reports(&client, 0..600).await;
+    let total = || -> u64 {
+        let entries = std::fs::read_dir(&adapter.volume).unwrap();
+        entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+    };
+    assert!(total() <= 128 << 10, "{}", total());
+    let kept = all(&held(&adapter.volume));
+    let deleted = adapter.page().single("mygrpcadapter_deleted_records_total") as usize;
+    assert!(deleted > 0);
+    assert_eq!(kept.len() + deleted, 600);
+    let mut sorted: Vec<usize> = kept.iter().map(|name| name.parse().unwrap()).collect();
+    sorted.sort_unstable();
+    assert_eq!(sorted, (deleted..600).collect::<Vec<_>>(), "the newest are kept");
+
+    // Something that isn't ours takes all the room there is.
+    std::fs::write(&stranger, vec![b'x'; 128 << 10]).unwrap();
+    let mut refused = Reply::default();
+    for at in 600..1000 {
+        refused = report(&client, &at.to_string()).await;
+        if refused.status != OK {
+            break;
+        }
+    }
+    assert_eq!(refused.status, RESOURCE_EXHAUSTED, "{}", refused.message);
+    assert!(refused.message.contains("--max-volume-bytes of 131072"), "{}", refused.message);
+    assert!(stranger.exists());
+    let page = adapter.page();
+    assert!(page.of("mygrpcadapter_write_errors_total", "reason", "limit") >= 1.0);
+    assert_eq!(check(&client, "metric.HandleMetricService").await, Ok(ServingStatus::NotServing));
+    std::fs::remove_file(&stranger).unwrap();
+    adapter.logged("reports are taken again").await;
+    assert_eq!(report(&client, "after").await, Reply::default());
+}
+
+#[tokio::test]
+async fn a_budget_without_rotation_refuses_when_it_is_full() {
+    let adapter = Adapter::start(&["--max-volume-bytes", "64KiB"]).await;
+    let client = adapter.client().await;
+    let mut acknowledged = Vec::new();
+    for at in 0..300 {
+        let reply = report(&client, &at.to_string()).await;
+        if reply.status != OK {
+            assert_eq!(reply.status, RESOURCE_EXHAUSTED, "{}", reply.message);
+            break;
+        }
+        acknowledged.push(at.to_string());
+    }
+    assert!((100..300).contains(&acknowledged.len()), "{}", acknowledged.len());
+    assert_eq!(all(&held(&adapter.volume)), acknowledged);
+}
+
+/// Sends reports by way of a client until it is told that they fail.
+async fn send_all(client: Client, names: Vec<String>) -> Vec<String> {
+    for name in &names {
+        assert_eq!(report(&client, name).await, Reply::default(), "{name}");
+    }
+    names
+}
+
+#[tokio::test]
+async fn two_adapters_write_whole_records_to_one_file_and_only_its_owner_rotates_it() {
+    let scratch = Scratch::new();
+    let volume = scratch.dir("volume");
+    let mut first = Adapter::start_on(&volume, &["--rotate-keep", "1000"]).await;
+    let args = ["--rotate-size", "4KiB", "--rotate-keep", "1000"];
+    let mut second = Adapter::start_on(&volume, &args).await;
+    let (one, two) = (first.client().await, second.client().await);
+    reports(&one, 0..1).await;
+    // The second would rotate, but doesn't own the file.
+    let sends: Vec<_> = (0..4)
+        .map(|at| {
+            let client = if at % 2 == 0 { one.clone() } else { two.clone() };
+            tokio::spawn(send_all(client, (1 + at * 50..51 + at * 50).map(|name| name.to_string()).collect()))
+        })
+        .collect();
+    for send in sends {
+        send.await.unwrap();
+    }
+    assert_eq!(first.files(), ["out.txt"]);
+    assert_each_once(&numbered(0..201), &all(&held(&volume)));
+
+    // When the first ends, the file is the second's.
+    drop(one);
+    assert_eq!(first.stop().await, 0);
+    reports(&two, 201..203).await;
+    assert_eq!(second.files(), ["out.txt", "out.txt.000001"]);
+    let owner = Adapter::start_on(&volume, &[]).await;
+    let three = owner.client().await;
+    let sends = [(two.clone(), 203..403), (three.clone(), 403..603)]
+        .map(|(client, names)| tokio::spawn(send_all(client, numbered(names))));
+    for send in sends {
+        send.await.unwrap();
+    }
+    let held = held(&volume);
+    assert!(held.len() > 3, "{held:?}");
+    assert_each_once(&numbered(0..603), &all(&held));
+    drop(two);
+    assert_eq!(second.stop().await, 0);
+}
+
+#[tokio::test]
+async fn each_host_has_a_file_of_its_own_by_name() {
+    let adapter = Adapter::start(&["--default-file", "{hostname}.txt"]).await;
+    let client = adapter.client().await;
+    let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    for (file, written) in [
+        ("", format!("{host}.txt")),
+        ("/volume/{hostname}/out.txt", format!("{host}/out.txt")),
+        ("a-{hostname}-{hostname}", format!("a-{host}-{host}")),
+    ] {
+        let shape = Shape { file, padding: 1 };
+        assert_eq!(client.unary(METRIC, &shape.message("n")).await.unwrap(), Reply::default());
+        assert_eq!(shape.names(&adapter.read(&written)), ["n"], "{file}");
+    }
+}
+
+/// Starts an adapter on a file that ends as given, has it take one report, and
+/// returns the file and what was logged of it.
+async fn mended(end: &str, json: bool) -> (String, bool) {
+    let scratch = Scratch::new();
+    let volume = scratch.dir("volume");
+    std::fs::write(volume.join("out.txt"), end).unwrap();
+    let mut adapter = Adapter::start_on(&volume, &[]).await;
+    let mut message = SHAPE.message("new");
+    if json {
+        message = with_config(&message, &own(&asked("out.txt")));
+    }
+    assert_eq!(adapter.client().await.unary(METRIC, &message).await.unwrap(), Reply::default());
+    assert_eq!(adapter.stop().await, 0);
+    let told = adapter.log().iter().any(|line| line.contains("repaired the end of a file"));
+    (String::from_utf8(adapter.read("out.txt")).unwrap(), told)
+}
+
+#[tokio::test]
+async fn a_torn_text_record_is_cut_and_the_whole_ones_before_it_stay() {
+    let (whole, new) = (SHAPE.text("old"), SHAPE.text("new"));
+    for cut in [1, 3, 10, 40, 200, whole.len() - 5, whole.len() - 1] {
+        let (file, told) = mended(&format!("{whole}{}", &whole[..cut]), false).await;
+        assert_eq!((&*file, told), (&*format!("{whole}{new}"), true), "{cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_torn_line_of_json_is_cut_and_the_whole_ones_before_it_stay() {
+    let whole = "{\"instance\":\"old\",\"template\":\"metric\",\"value\":{\"a\":\"}\"}}\n";
+    for (end, kept) in [
+        (format!("{whole}{}", &whole[..20]), whole.to_owned()),
+        (format!("{whole}{}", &whole[..whole.len() - 2]), whole.to_owned()),
+        // Whole but for its newline: that is all it gets.
+        (format!("{whole}{}", &whole[..whole.len() - 1]), whole.repeat(2)),
+        (format!("{whole}\0\0\0\0"), whole.to_owned()),
+        (whole[..9].to_owned(), String::new()),
+    ] {
+        let (file, told) = mended(&end, true).await;
+        let new = file.strip_prefix(&*kept).unwrap_or_else(|| panic!("{end:?}: {file}"));
+        assert_eq!(names(new.as_bytes()), ["new"]);
+        assert!(told);
+    }
+}
+
+#[tokio::test]
+async fn ends_that_are_not_ours_or_are_whole_are_kept() {
+    let (whole, new) = (SHAPE.text("old"), SHAPE.text("new"));
+    for (end, between, told) in [
+        (whole.clone(), "", false),
+        ("a stranger's line\n".into(), "", false),
+        ("a stranger's line without an end".into(), "\n", true),
+        (format!("{whole}a stranger's"), "\n", true),
+        (String::new(), "", false),
+    ] {
+        assert_eq!(mended(&end, false).await, (format!("{end}{between}{new}"), told), "{end:?}");
+    }
+    let (file, told) = mended("a stranger's", true).await;
+    let new = file.strip_prefix("a stranger's\n").unwrap();
+    assert_eq!((names(new.as_bytes()), told), (vec!["new".to_owned()], true));
+}
+
+#[tokio::test]
+async fn an_adapter_that_does_not_own_the_file_repairs_nothing() {
+    let scratch = Scratch::new();
+    let volume = scratch.dir("volume");
+    let first = Adapter::start_on(&volume, &[]).await;
+    reports(&first.client().await, 0..1).await;
+    // As if the first were in the middle of a write.
+    let half = &SHAPE.text("half")[..100];
+    let whole = std::fs::read_to_string(volume.join("out.txt")).unwrap();
+    std::fs::write(volume.join("out.txt"), format!("{whole}{half}")).unwrap();
+    let second = Adapter::start_on(&volume, &[]).await;
+    reports(&second.client().await, 1..2).await;
+    let file = std::fs::read_to_string(volume.join("out.txt")).unwrap();
+    assert_eq!(file, format!("{whole}{half}{}", SHAPE.text("1")));
+}

@@ -54,4 +54,5 @@ fmt: ## format the sources
 clean: ## remove what was built
 	$(CARGO) clean
 
+include fuzz.mk
 include manifests.mk

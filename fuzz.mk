@@ -28,3 +28,8 @@ fuzz-check: ## lint, formatting and tests of what the fuzz targets stand on
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
 	$(CARGO) test --locked --quiet --manifest-path fuzz/Cargo.toml --lib
+
+.PHONY: soak
+soak: SECONDS ?= 600
+soak: build ## the binary under load and faults for SECONDS (600), and an exact account
+	$(CARGO) run --quiet --locked --target $(TARGET) --example soak -- $(BINARY) $(SECONDS)

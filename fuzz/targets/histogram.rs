@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use mygrpcadapter::histogram::{Histogram, NAME, Observations, Settings};
 use mygrpcadapter::mixer::report::Report;
 use mygrpcadapter::mixer::templates::{LOGENTRY, VARIABLES};
+use mygrpcadapter::record::Record;
+use mygrpcadapter::render::Format;
 use mygrpcadapter_fuzz::exposition::{Sample, samples};
 
 const BUCKETS: [f64; 3] = [0.01, 0.1, 1.0];
@@ -19,10 +21,8 @@ libfuzzer_sys::fuzz_target!(|message: &[u8]| {
         let settings = Settings { buckets: BUCKETS.to_vec(), max_series: MAX_SERIES, keep_query };
         let histogram = Histogram::new(settings);
         let mut observations = Observations::default();
-        let outcome = report.each(&LOGENTRY, |record, _| {
-            histogram.note(record, VARIABLES, &mut observations);
-            Ok(())
-        });
+        let note = |record: &Record| histogram.note(record, VARIABLES, &mut observations);
+        let outcome = report.render(&LOGENTRY, Format::Json, &mut Vec::new(), note);
         if outcome.is_err() {
             return;
         }

@@ -57,6 +57,7 @@ fmt: ## format the sources
 clean: ## remove what was built
 	$(CARGO) clean
 
+include fuzz.mk
 include manifests.mk
 include bench.mk
 include image.mk

@@ -1,0 +1,76 @@
+//! What must hold of any bytes that claim to be a report.
+
+use mygrpcadapter::mixer::report::{MAX_INSTANCES, MAX_RENDERED, Refusal, Report};
+use mygrpcadapter::mixer::walk::Template;
+use mygrpcadapter::render::Format;
+
+use crate::{assert_is_line, json};
+
+/// Stands for the requests that are in a batch already.
+const BEFORE: &[u8] = b"a request before\n";
+
+/// Reads and renders a report in both formats.
+pub fn check(template: &Template, message: &[u8]) {
+    let report = match Report::read(message) {
+        Ok(report) => report,
+        Err(Refusal::Config(text)) => return assert_is_line(&text),
+        Err(Refusal::Malformed(malformed)) => return assert_is_line(&malformed.to_string()),
+        Err(Refusal::Instances) => return assert!(message.len() > 2 * MAX_INSTANCES),
+        Err(refusal) => panic!("reading a report is refused as {refusal:?}"),
+    };
+    assert!(report.instances <= MAX_INSTANCES);
+    let outcomes = [Format::Text, Format::Json].map(|format| {
+        let (mut out, mut noted) = (BEFORE.to_vec(), 0);
+        let outcome = report.render(template, format, &mut out, |_| noted += 1);
+        let written = out.strip_prefix(BEFORE).expect("what was there before is as it was");
+        match outcome {
+            Ok(()) => {
+                assert_eq!(noted, report.instances);
+                assert!(written.len() <= MAX_RENDERED + 1);
+                match format {
+                    Format::Text => check_text(template, &report, written),
+                    Format::Json => check_json(template, &report, written),
+                }
+            }
+            Err(Refusal::Malformed(malformed)) => {
+                assert!(noted < report.instances);
+                assert_is_line(&malformed.to_string());
+            }
+            Err(Refusal::Rendered) => assert!(message.len() > MAX_RENDERED / 8),
+            Err(ref refusal) => panic!("rendering a report is refused as {refusal:?}"),
+        }
+        outcome
+    });
+    if let [Err(Refusal::Malformed(text)), json] | [json, Err(Refusal::Malformed(text))] = &outcomes {
+        assert_eq!(*json, Err(Refusal::Malformed(*text)), "what is malformed is so in both formats");
+    }
+}
+
+/// A head, blocks, and an end of line.
+fn check_text(template: &Template, report: &Report, written: &[u8]) {
+    let call = template.layout.call;
+    let head = format!("{call} invoked with:\n  Adapter config: &Params{{FilePath:");
+    let after = written.strip_prefix(head.as_bytes()).expect("the head of a request");
+    let after = after.strip_prefix(report.config.file_path()).expect("the handler's own path");
+    let blocks = after.strip_prefix(b",}\n  Instances: ").expect("the end of the head");
+    match report.instances {
+        0 => assert_eq!(blocks, b"\n"),
+        _ => assert!(blocks.starts_with(b"'") && blocks.ends_with(b"\n  }\n")),
+    }
+}
+
+/// One object per line and instance, each with all its columns.
+fn check_json(template: &Template, report: &Report, written: &[u8]) {
+    let columns = template.layout.columns.iter().map(|column| column.key);
+    let keys: Vec<_> = ["instance", "template", "received_at"].into_iter().chain(columns).collect();
+    let name = format!("\"{}\"", template.layout.template);
+    let mut lines = 0;
+    for line in written.split_inclusive(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\n").expect("every line ends");
+        let members = json::object(line).unwrap_or_else(|what| panic!("{what}: {}", line.escape_ascii()));
+        assert!(members.iter().map(|member| &member.0).eq(&keys), "{members:?}");
+        assert_eq!(members[1].1, name);
+        lines += 1;
+    }
+    assert_eq!(lines, report.instances);
+}

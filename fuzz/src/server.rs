@@ -1,0 +1,81 @@
+//! A whole adapter in this process, on loopback, kept from one input to the next.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use mygrpcadapter::admission::Admission;
+use mygrpcadapter::counters::Counters;
+use mygrpcadapter::health::Health;
+use mygrpcadapter::histogram::{self, Histogram};
+use mygrpcadapter::mixer::{Mixer, SERVICES};
+use mygrpcadapter::render::Format;
+use mygrpcadapter::server::{Limits, serve};
+use mygrpcadapter::service::Adapter;
+use mygrpcadapter::sink::{Fsync, Settings, Sink};
+use mygrpcadapter::store::Store;
+use mygrpcadapter::volume::Volume;
+use mygrpcadapter::volume::retention::Retention;
+use tokio::runtime::Runtime;
+
+use crate::scratch;
+
+/// No write to memory takes as long.
+const STALL: Duration = Duration::from_secs(60);
+
+/// The adapter, and the runtime that both it and its clients live on.
+#[derive(Debug)]
+pub struct Server {
+    /// Drives everything while something is blocked on.
+    pub runtime: Runtime,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its volume.
+    pub volume: PathBuf,
+}
+
+impl Server {
+    /// Starts one.
+    pub fn start(name: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        listener.set_nonblocking(true).expect("a socket that doesn't block");
+        let address = listener.local_addr().expect("an address");
+        let dir = scratch(name);
+        let volume = Volume::open(&dir).expect("a volume");
+        let counters = Arc::new(Counters::default());
+        let retention = Retention { rotate_size: Some(64 * 1024), rotate_keep: 2, ..Retention::default() };
+        let settings = Settings { fsync: Fsync::Never, retention, capacity: 4 << 20, stall: STALL };
+        let sink = Sink::start(volume.clone(), settings, Arc::clone(&counters)).expect("a writer");
+        let default_file = volume.resolve(b"out.txt").expect("a path");
+        let patience = Duration::from_secs(2);
+        let store = Store { sink, volume, default_file, format: Format::Text, patience };
+        let settings = histogram::Settings { buckets: vec![0.1, 1.0], max_series: 100, keep_query: false };
+        let mixer = Arc::new(Mixer {
+            store: Some(store),
+            histogram: Histogram::new(settings),
+            keys: None,
+            counters: Arc::clone(&counters),
+            sessions: AtomicU64::new(0),
+        });
+        let health = Health::new(SERVICES);
+        let adapter = Adapter {
+            mixer: Arc::clone(&mixer),
+            health: health.clone(),
+            admission: Admission::new(patience),
+        };
+        let limits = Limits { counters: Arc::clone(&counters), connections: 64, connection_age: None };
+        let states = health.states();
+        runtime.spawn(async move {
+            if let Some(store) = &mixer.store {
+                store.deliver(&health, &counters, STALL).await;
+            }
+        });
+        runtime.spawn(async move {
+            serve(listener, adapter, limits, states).await.expect("a server that serves")
+        });
+        Self { runtime, address, volume: dir }
+    }
+}

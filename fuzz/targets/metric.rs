@@ -1,0 +1,28 @@
+//! Any bytes as a report of `metric`; and what prost makes of them, compared
+//! with a renderer that is slow and plain.
+#![no_main]
+
+#[path = "../../tests/adapter/properties/reference.rs"]
+mod reference;
+
+use mygrpcadapter::mixer::report::{Refusal, Report};
+use mygrpcadapter::mixer::templates::METRIC;
+use mygrpcadapter::pb::metric::HandleMetricRequest;
+use mygrpcadapter::render::Format;
+use mygrpcadapter_fuzz::report;
+use prost::Message;
+
+libfuzzer_sys::fuzz_target!(|message: &[u8]| {
+    report::check(&METRIC, message);
+    let Ok(request) = HandleMetricRequest::decode(message) else { return };
+    let canonical = request.encode_to_vec();
+    let report = match Report::read(&canonical) {
+        Ok(report) => report,
+        Err(Refusal::Config(_)) => return,
+        Err(refusal) => panic!("prost's own encoding is refused as {refusal:?}"),
+    };
+    let Ok(path) = std::str::from_utf8(report.config.file_path()) else { return };
+    let mut out = Vec::new();
+    report.render(&METRIC, Format::Text, &mut out, |_| {}).expect("prost's own encoding is taken");
+    assert_eq!(String::from_utf8(out).expect("text"), reference::text(&request, path));
+});

@@ -78,8 +78,10 @@ impl Store {
                 }
             }
             health.set_reports(turn.well);
-            if alarm.is_none() && turn.busy_since.is_some() {
-                alarm = Some(Box::pin(tokio::time::sleep(stall)));
+            if alarm.is_none()
+                && let Some(since) = turn.busy_since
+            {
+                alarm = Some(Box::pin(tokio::time::sleep_until((since + stall).into())));
             }
             if let Some(sleep) = &mut alarm
                 && sleep.as_mut().poll(context).is_ready()

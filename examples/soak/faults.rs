@@ -109,8 +109,8 @@ impl Faults<'_> {
                 std::thread::sleep(self.random.millis(0, 300));
                 self.disk.make_volume()
             }
-            (Fault::Freeze, _) if self.random.once_in(8) => {
-                self.freeze("fault: volume frozen for 6 s", Duration::from_secs(6))
+            (Fault::Freeze, _) if self.random.once_in(10) => {
+                self.freeze("fault: volume frozen for 7 s", Duration::from_secs(7))
             }
             (Fault::Freeze, _) => {
                 let time = self.random.millis(50, 900);

@@ -5,6 +5,7 @@
 //! number is the newest. Only such files, and only if they begin as ours do, are
 //! ever deleted.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -15,6 +16,7 @@ use super::log_file::LogFile;
 use super::{FilePath, OpenError, Volume};
 
 const DIGITS: usize = 6;
+const MAX_NUMBER: u32 = 999_999;
 const MAX_DEPTH: usize = 16;
 
 /// What an operator wants kept.
@@ -47,14 +49,19 @@ impl Retention {
         let mut numbers: Vec<u32> = rotated_in(parent, name).map_err(OpenError::Io)?;
         numbers.sort_unstable();
         let next = numbers.last().map_or(1, |last| last + 1);
+        if next > MAX_NUMBER {
+            // A number with more digits would not be found again, and written over.
+            return Err(path.refused("a rotated file has the last number there is; rename it"));
+        }
         rustix::fs::renameat(&dir, name, &dir, numbered(name, next))?;
         numbers.push(next);
+        let full_path = |number| parent.join(OsStr::from_bytes(&numbered(name, number)));
+        numbers.retain(|number| is_ours(&full_path(*number)));
         let mut deleted = 0;
         let surplus = numbers.len().saturating_sub(self.rotate_keep as usize);
         for number in &numbers[..surplus] {
-            let old = numbered(name, *number);
-            deleted += records_in(&parent.join(std::ffi::OsStr::from_bytes(&old))).unwrap_or(0);
-            rustix::fs::unlinkat(&dir, old, rustix::fs::AtFlags::empty())?;
+            deleted += records_in(&full_path(*number)).unwrap_or(0);
+            rustix::fs::unlinkat(&dir, numbered(name, *number), rustix::fs::AtFlags::empty())?;
         }
         Ok(deleted)
     }
@@ -232,6 +239,26 @@ mod tests {
         std::fs::write(volume.dir().join("out.txt.1"), "a stranger's").unwrap();
         assert_eq!(names(&volume), ["out.txt.000003", "out.txt.000004", "out.txt.1"]);
         assert_eq!(deleted, 4);
+        std::fs::remove_dir_all(volume.dir()).unwrap();
+    }
+
+    #[test]
+    fn rotation_deletes_no_stranger_and_writes_over_nothing() {
+        let volume = volume("strangers");
+        let path = volume.resolve(b"out.txt").unwrap();
+        let write = |name: &str, content: &str| std::fs::write(volume.dir().join(name), content).unwrap();
+        write("out.txt.000001", "a stranger's, though numbered");
+        let keep_none = Retention::default();
+        write("out.txt", "{\"instance\":1}\n");
+        assert_eq!(keep_none.rotate(&volume, &path).unwrap(), 1);
+        assert_eq!(names(&volume), ["out.txt.000001"]);
+
+        write("out.txt.999999", "{\"instance\":2}\n");
+        for _ in 0..2 {
+            write("out.txt", "{\"instance\":3}\n");
+            assert!(keep_none.rotate(&volume, &path).is_err());
+        }
+        assert_eq!(names(&volume), ["out.txt", "out.txt.000001", "out.txt.999999"]);
         std::fs::remove_dir_all(volume.dir()).unwrap();
     }
 

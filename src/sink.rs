@@ -116,21 +116,7 @@ pub struct Sink<T> {
 impl<T: Send + 'static> Sink<T> {
     /// Starts the writer.
     pub fn start(volume: Volume, settings: Settings, counters: Arc<Counters>) -> io::Result<Self> {
-        let state = State {
-            batches: Vec::new(),
-            tickets: Vec::new(),
-            writing: Vec::new(),
-            queued: 0,
-            done: Vec::new(),
-            spare: Vec::new(),
-            waker: None,
-            idle: false,
-            busy_since: None,
-            trouble: None,
-            stalled: false,
-            closing: false,
-        };
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
+        let shared = Arc::new(Shared { state: Mutex::new(State::default()), work: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let builder = thread::Builder::new().name("writer".into()).stack_size(256 * 1024);
         let writer = builder.spawn(move || Writer::new(volume, settings, counters).run(&theirs))?;
@@ -229,6 +215,25 @@ impl<T: Send + 'static> Sink<T> {
             thread::sleep(Duration::from_millis(1));
         }
         self.shared.lock().queued
+    }
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            batches: Vec::new(),
+            tickets: Vec::new(),
+            writing: Vec::new(),
+            queued: 0,
+            done: Vec::new(),
+            spare: Vec::new(),
+            waker: None,
+            idle: false,
+            busy_since: None,
+            trouble: None,
+            stalled: false,
+            closing: false,
+        }
     }
 }
 

@@ -246,7 +246,9 @@ impl<T> State<T> {
         let tickets = std::mem::take(&mut self.writing);
         for ((mut batch, tickets), (whole, failure)) in batches.into_iter().zip(tickets).zip(written) {
             self.queued -= batch.bytes.len();
-            for (at, ticket) in tickets.into_iter().enumerate() {
+            // Those that a stall has answered already were the first.
+            let answered = batch.ends.len() - tickets.len();
+            for (at, ticket) in (answered..).zip(tickets) {
                 let outcome: Outcome = match failure {
                     Some(failure) if at >= *whole => Err(failure.clone()),
                     _ => Ok(()),
@@ -283,5 +285,21 @@ impl<T> State<T> {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_still_waits_after_a_stall_is_told_of_its_own_request() {
+        let path = Volume::open(&std::env::temp_dir()).unwrap().resolve(b"a").unwrap();
+        let batch = Batch { path, format: Format::Text, bytes: vec![0; 40], ends: vec![10, 20, 30, 40] };
+        let mut state = State { writing: vec![vec!["third", "fourth"]], queued: 40, ..State::default() };
+        state.finish(vec![batch], &[(3, Some(Failure::new(Reason::Full, "full")))]);
+        let told: Vec<_> = state.done.iter().map(|(ticket, outcome)| (*ticket, outcome.is_ok())).collect();
+        assert_eq!(told, [("third", true), ("fourth", false)]);
+        assert_eq!(state.queued, 0);
     }
 }

@@ -288,6 +288,8 @@ async fn mended(end: &str, json: bool) -> (String, bool) {
     }
     assert_eq!(adapter.client().await.unary(METRIC, &message).await.unwrap(), Reply::default());
     assert_eq!(adapter.stop().await, 0);
+    // The last line: all the others are here, too.
+    adapter.logged("stopped").await;
     let told = adapter.log().iter().any(|line| line.contains("repaired the end of a file"));
     (String::from_utf8(adapter.read("out.txt")).unwrap(), told)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -17,7 +17,7 @@ use tonic::Status;
 /// The largest message taken; Mixer's largest known is 1.1 MB.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// Messages being received or not yet rendered, in bytes.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+const MAX_BYTES: usize = 6 * 1024 * 1024;
 /// Requests being received or waiting for the writer.
 const MAX_REQUESTS: usize = 4096;
 /// How long a request may take to arrive.
@@ -57,9 +57,7 @@ impl Admission {
             Status::resource_exhausted(format!("more than {MAX_REQUESTS} requests in flight"))
         })?;
         let mut body = Arriving { body, first: None, alarm: None };
-        let first = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
-        body.first = first.transpose()?;
-        let length = body.first.as_ref().map_or(0, message_length);
+        let length = body.read_length().await?;
         if length > MAX_MESSAGE {
             let text =
                 format!("a message of {length} bytes; at most {MAX_MESSAGE} are taken, send fewer instances");
@@ -78,17 +76,6 @@ impl Admission {
     }
 }
 
-/// The length of the message that a first frame begins, behind gRPC's flag. One
-/// that keeps us guessing counts as the largest.
-fn message_length(first: &Frame<Bytes>) -> usize {
-    let data = first.data_ref().map_or(&[][..], Bytes::chunk);
-    match data {
-        [] => 0,
-        [_, a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]) as usize,
-        _ => MAX_MESSAGE,
-    }
-}
-
 /// A body that must be here in time.
 #[derive(Debug)]
 pub struct Arriving {
@@ -96,6 +83,34 @@ pub struct Arriving {
     first: Option<Frame<Bytes>>,
     /// Set only if the body isn't here at once.
     alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Arriving {
+    /// Reads until the length of the message is known, behind gRPC's flag, and
+    /// keeps what it read. A peer short of window may send a byte at a time.
+    async fn read_length(&mut self) -> Result<usize, Status> {
+        let mut start = Bytes::new();
+        loop {
+            if let [_, a, b, c, d, ..] = *start {
+                self.first = Some(Frame::data(start));
+                return Ok(u32::from_be_bytes([a, b, c, d]) as usize);
+            }
+            let next = std::future::poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await;
+            match next.transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) if start.is_empty() => start = data,
+                Some(Ok(data)) => start = [start, data].concat().into(),
+                // No message at all, or the start of one: tonic says what it lacks.
+                Some(Err(trailers)) => {
+                    self.first = Some(trailers);
+                    return Ok(0);
+                }
+                None => {
+                    self.first = (!start.is_empty()).then(|| Frame::data(start));
+                    return Ok(0);
+                }
+            }
+        }
+    }
 }
 
 impl Body for Arriving {

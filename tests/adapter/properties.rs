@@ -5,6 +5,7 @@ pub mod reference;
 
 use mygrpcadapter::mixer::report::{Refusal, Report};
 use mygrpcadapter::mixer::templates::METRIC;
+use mygrpcadapter::mixer::wire::Malformed;
 use mygrpcadapter::pb::google::protobuf::{self, Any};
 use mygrpcadapter::pb::istio::policy::v1beta1::{
     DnsName, Duration, EmailAddress, IpAddress, StringMap, TimeStamp, Uri, Value, value::Value as Kind,
@@ -133,8 +134,15 @@ proptest! {
             }
         }
         let ours = rendered(&message);
-        // Of params we ask more than prost does.
-        if HandleMetricRequest::decode(&*message).is_ok() && !matches!(ours, Err(Refusal::Config(_))) {
+        // Of params we ask more than prost does; and of maps, whose wire type, unlike
+        // Go, it never looks at.
+        let stricter = match &ours {
+            // As the end of a group a map's tag is illegal at once.
+            Err(Refusal::Config(_) | Refusal::Malformed(Malformed::WireType)) => true,
+            Err(Refusal::Malformed(Malformed::Mismatch { field })) => matches!(field, 1 | 2 | 4),
+            _ => false,
+        };
+        if HandleMetricRequest::decode(&*message).is_ok() && !stricter {
             prop_assert!(ours.is_ok(), "{:?}", ours);
         }
     }

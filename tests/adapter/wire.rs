@@ -3,7 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use mygrpcadapter::pb::grpc::health::v1::health_check_response::ServingStatus;
+
 use crate::captures::recorded;
+use crate::health::check;
 use crate::support::client::{Client, framed};
 use crate::support::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
@@ -61,6 +64,29 @@ async fn the_frames_that_a_mixer_of_1_0_9_sent_are_answered() {
     assert_eq!(text[..once].matches("invoked with").count(), 1);
     assert_eq!(text[once..].matches("invoked with").count(), 1);
     assert!(text[once..].contains("map[response_code:200]"));
+}
+
+#[tokio::test]
+async fn messages_whose_head_comes_in_parts_count_for_no_more_than_they_are() {
+    let adapter = Adapter::start(&[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "out.txt", padding: 64 << 10 };
+    let mut calls = Vec::new();
+    for at in 0..32 {
+        let mut body = framed(&shape.message(&format!("n{at}")));
+        let mut call = client.open(METRIC).await.unwrap();
+        call.send(body.split_to(3), false).unwrap();
+        calls.push((call, body));
+    }
+    // The server has seen every head in part before it sees more of any.
+    assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
+    for (call, rest) in &mut calls {
+        call.send(rest.clone(), true).unwrap();
+    }
+    for (call, _) in calls {
+        assert_eq!(call.reply().await.unwrap(), Reply::default());
+    }
+    assert_eq!(shape.names(&adapter.read("out.txt")).len(), 32);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use crate::policy::KeyFile;
 use crate::server::{self, Limits};
 use crate::service::Adapter;
 use crate::shutdown::{self, Signals};
-use crate::sink::{Settings, Sink};
+use crate::sink::{Left, Settings, Sink};
 use crate::store::Store;
 use crate::volume::Volume;
 use crate::volume::retention::Retention;
@@ -210,9 +210,11 @@ fn say_where(listener: &TcpListener, admin: Option<&TcpListener>) {
 /// Writes what is queued and puts it on disk.
 fn finish(mixer: &Mixer, drain_timeout: Duration) -> ExitCode {
     let deadline = Instant::now() + drain_timeout.max(Duration::from_millis(500));
-    let unwritten = mixer.store.as_ref().map_or(0, |store| store.sink.close(deadline));
-    if unwritten > 0 {
-        log::error!("the volume did not take what was queued, unacknowledged bytes={unwritten}");
+    let left = mixer.store.as_ref().map_or_else(Left::default, |store| store.sink.close(deadline));
+    if left.bytes > 0 {
+        log::error!("the volume did not take what was queued, unacknowledged bytes={}", left.bytes);
+    }
+    if left.bytes > 0 || left.files > 0 {
         return ExitCode::from(74);
     }
     log::info!("stopped");

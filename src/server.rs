@@ -36,6 +36,8 @@ const MAX_STREAMS: u32 = 1024;
 const MIN_WINDOW: u32 = 65_535;
 const MAX_WINDOW: u32 = 256 * 1024;
 const WINDOWS: u32 = 1024 * 1024;
+/// How long to wait for descriptors to come free, to begin with.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// A peer that has gone without a word is found out by pings.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -134,12 +136,14 @@ where
 /// The next connection. When the system is out of descriptors or memory there
 /// is nothing to do but to wait for some to come free.
 pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
-    let mut pause = Duration::from_millis(5);
+    let mut pause = FIRST_PAUSE;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                log::warn!("cannot accept a connection error={error}");
+                if pause == FIRST_PAUSE {
+                    log::warn!("cannot accept connections, trying on error={error}");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
             }

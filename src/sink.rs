@@ -78,6 +78,8 @@ struct State<T> {
     trouble: Option<Failure>,
     stalled: bool,
     closing: bool,
+    /// Files that could not be put on disk at the end.
+    unsynced: usize,
 }
 
 #[derive(Debug)]
@@ -201,21 +203,30 @@ impl<T: Send + 'static> Sink<T> {
     }
 
     /// Writes what is queued, puts the files on disk and ends the writer.
-    /// Returns how many bytes were left unwritten at the deadline.
-    pub fn close(&self, deadline: Instant) -> usize {
+    pub fn close(&self, deadline: Instant) -> Left {
         {
             let mut state = self.shared.lock();
             state.closing = true;
             self.shared.work.notify_one();
         }
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(writer) = writer else { return 0 };
+        let Some(writer) = writer else { return Left::default() };
         // std has no join with a deadline, and a stalled disk may never let go.
         while !writer.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
-        self.shared.lock().queued
+        let state = self.shared.lock();
+        Left { bytes: state.queued, files: state.unsynced }
     }
+}
+
+/// What a sink leaves undone when it closes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Left {
+    /// Bytes that were not written in time; nobody was told that they were.
+    pub bytes: usize,
+    /// Files that could not be put on disk.
+    pub files: usize,
 }
 
 impl<T> Default for State<T> {
@@ -233,6 +244,7 @@ impl<T> Default for State<T> {
             trouble: None,
             stalled: false,
             closing: false,
+            unsynced: 0,
         }
     }
 }

@@ -61,7 +61,8 @@ impl Writer {
             state.finish(batches, &written);
         }
         drop(state);
-        self.sync();
+        let failed = self.sync().len();
+        shared.lock().unsynced = failed;
     }
 
     /// Waits for work; with files to put on disk or a volume in trouble, no

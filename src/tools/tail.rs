@@ -59,7 +59,8 @@ fn current(mut file: File, path: &Path) -> io::Result<File> {
     if let Ok(named) = std::fs::metadata(path)
         && (named.dev(), named.ino()) != (now.dev(), now.ino())
     {
-        return File::open(path);
+        // Gone again before it could be opened: then it is looked for next time.
+        return Ok(File::open(path).unwrap_or(file));
     }
     if now.len() < file.stream_position()? {
         file.seek(SeekFrom::Start(0))?;

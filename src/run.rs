@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::Notify;
-
 use crate::admin;
 use crate::admission::Admission;
 use crate::cli::Args;
@@ -135,8 +133,7 @@ fn open_store(args: &Args, counters: &Arc<Counters>) -> Result<Store, StartError
     let default_file = default_file.map_err(|rule| StartError::Usage(format!("--default-file: {rule}")))?;
     let sink = Sink::start(volume.clone(), settings(args), Arc::clone(counters))
         .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
-    let (format, patience) = (args.format, args.queue_timeout);
-    Ok(Store { sink, volume, default_file, format, patience, freed: Notify::new() })
+    Ok(Store::new(sink, volume, default_file, args.format, args.queue_timeout))
 }
 
 fn settings(args: &Args) -> Settings {

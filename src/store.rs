@@ -42,10 +42,21 @@ pub struct Store {
     /// How long a request waits for room in the queue.
     pub patience: Duration,
     /// Told when the writer is done with a round.
-    pub freed: Notify,
+    freed: Notify,
 }
 
 impl Store {
+    /// A queue and what all handlers share.
+    pub fn new(
+        sink: Sink<Ticket>,
+        volume: Volume,
+        default_file: FilePath,
+        format: Format,
+        patience: Duration,
+    ) -> Self {
+        Self { sink, volume, default_file, format, patience, freed: Notify::new() }
+    }
+
     /// Waits until the queue takes another request; false if that is too long.
     pub async fn room(&self) -> bool {
         let room = async {

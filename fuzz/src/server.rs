@@ -51,7 +51,7 @@ impl Server {
         let sink = Sink::start(volume.clone(), settings, Arc::clone(&counters)).expect("a writer");
         let default_file = volume.resolve(b"out.txt").expect("a path");
         let patience = Duration::from_secs(2);
-        let store = Store { sink, volume, default_file, format: Format::Text, patience };
+        let store = Store::new(sink, volume, default_file, Format::Text, patience);
         let settings = histogram::Settings { buckets: vec![0.1, 1.0], max_series: 100, keep_query: false };
         let mixer = Arc::new(Mixer {
             store: Some(store),

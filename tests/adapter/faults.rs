@@ -243,7 +243,7 @@ async fn with_few_descriptors_more_files_than_those_are_written_to() {
     // More who want to connect than there are descriptors.
     let silent: Vec<_> =
         (0..30).map(|_| std::net::TcpStream::connect(("127.0.0.1", adapter.port)).unwrap()).collect();
-    adapter.logged("cannot accept a connection").await;
+    adapter.logged("cannot accept connections").await;
     // Files are closed for it, unless a connection is quicker to take their place.
     let held = report(&clients[0], "held").await.status;
     assert!(matches!(held, OK | RESOURCE_EXHAUSTED), "{held}");

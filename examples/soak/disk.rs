@@ -197,25 +197,28 @@ impl Watcher {
         Self { volume, away, kept, known: HashMap::new(), given: 0 }
     }
 
-    /// One look at everything.
-    pub(crate) fn look(&mut self, shared: &Shared) {
+    /// Links what is new, and counts one file that is gone, if there is any:
+    /// says whether there was. No more at once, so that nothing new goes unseen
+    /// meanwhile.
+    pub(crate) fn look(&mut self, shared: &Shared) -> bool {
         for (path, handler, _) in owned(&self.volume) {
             self.link(&path, handler);
         }
         // A file of which only our name is left was deleted by retention; nobody
         // else deletes any, and what it deletes it has closed.
         let last_name = |name: &Path| fs::metadata(name).is_ok_and(|status| status.nlink() == 1);
-        let gone: Vec<u64> =
-            self.known.iter().filter(|(_, (name, _))| last_name(name)).map(|(inode, _)| *inode).collect();
-        for inode in gone {
-            let Some((name, handler)) = self.known.get(&inode) else { continue };
-            let content = fs::read(name);
-            // Not on a read-only volume: then it is counted at a later look.
-            if fs::remove_file(name).is_ok() {
-                count(name, content, handler, Place::Deleted, false, shared);
-                self.known.remove(&inode);
-            }
+        let gone = self.known.iter().find(|(_, (name, _))| last_name(name));
+        let Some((inode, (name, handler))) = gone.map(|(inode, known)| (*inode, known.clone())) else {
+            return false;
+        };
+        let content = fs::read(&name);
+        // Not on a read-only volume: then it is counted at a later look.
+        let deleted = fs::remove_file(&name).is_ok();
+        if deleted {
+            count(&name, content, handler, Place::Deleted, false, shared);
+            self.known.remove(&inode);
         }
+        deleted
     }
 
     fn link(&mut self, path: &Path, handler: &'static Handler) {

@@ -227,7 +227,7 @@ impl Faults<'_> {
         let random = &mut self.random;
         let mut options: Vec<String> = ["--rotate-keep=8", "--drain-timeout=1s"].map(String::from).into();
         options.push(format!("--rotate-size={}KiB", random.choose(&[128, 256, 512])));
-        options.push(format!("--max-volume-bytes={}MiB", random.choose(&[6, 20])));
+        options.push(format!("--max-volume-bytes={}MiB", random.choose(&[12, 20])));
         options.push(format!("--fsync={}", random.choose(&["never", "always", "interval=50ms"])));
         for option in ["--max-connection-age=300ms", "--rotate-age=1s", "--drain-delay=50ms"] {
             if random.once_in(4) {
@@ -237,16 +237,16 @@ impl Faults<'_> {
         self.adapter.start(&options)
     }
 
-    /// No more faults: an adapter that keeps next to nothing, whose own count of
+    /// No more faults: an adapter that rotates all the time, whose own count of
     /// what it deletes must be ours. Returns both.
     pub(crate) fn retain(&mut self, time: Duration, end_load: impl FnOnce()) -> Result<(u64, u64), String> {
         self.shared.hold()?;
         self.adapter.signal(Signal::TERM);
         self.adapter.end()?;
         self.watcher().sweep(self.shared);
-        self.watcher().look(self.shared);
+        while self.watcher().look(self.shared) {}
         let before = self.shared.account().deleted();
-        self.adapter.start(&["--rotate-size=64KiB", "--rotate-keep=1"].map(String::from))?;
+        self.adapter.start(&["--rotate-size=64KiB", "--rotate-keep=8"].map(String::from))?;
         self.shared.release();
         std::thread::sleep(time);
         end_load();
@@ -265,7 +265,7 @@ impl Faults<'_> {
             0 => {}
             code => self.shared.violated(format!("asked to end at the end, its exit code is {code}")),
         }
-        self.watcher().look(self.shared);
+        while self.watcher().look(self.shared) {}
         Ok((counted, self.shared.account().deleted() - before))
     }
 }

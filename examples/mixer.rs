@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use argh::FromArgs;
+use mygrpcadapter::counters::CODES;
 use mygrpcadapter::pb::google::protobuf::Any;
 use mygrpcadapter::pb::istio::mixer::adapter::model::v1beta1::CheckResult;
 use mygrpcadapter::pb::istio::policy::v1beta1::{Value, value::Value as Kind};
@@ -217,26 +218,7 @@ fn shown(service: Service, reply: &Reply) -> Outcome {
 }
 
 fn code_name(code: u32) -> String {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.get(code as usize).map_or_else(|| format!("code {code}"), |name| (*name).into())
+    CODES.get(code as usize).map_or_else(|| format!("code {code}"), |name| (*name).into())
 }
 
 /// Reads a recording, or all in a directory.

@@ -4,10 +4,9 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::config::{self, Any, Config};
+use super::config::{self, Config};
 use super::report::{Cause, Refusal, render_one};
 use super::templates::{AUTHORIZATION, SUBJECT_PROPERTIES, VERDICT};
-use super::wire::{Reader, WireType};
 use super::{Mixer, walk};
 use crate::pb::google::protobuf::{Any as Detail, Duration};
 use crate::pb::google::rpc::Status;
@@ -53,7 +52,9 @@ impl Mixer {
     /// Judges one request. A record of it goes to the handler's file, if it has
     /// one, and changes nothing of the verdict.
     pub(super) fn authorize(&self, message: &[u8]) -> Result<Bytes, Refusal> {
-        let (parts, any) = read(message)?;
+        // The instance, in as many parts as it came in.
+        let mut parts = Vec::new();
+        let any = config::in_request(message, |part| parts.push(part))?;
         let config = config::read(any).map_err(Refusal::Config)?;
         let instance = parts.concat();
         let mut record = Record::default();
@@ -111,30 +112,6 @@ impl Mixer {
             self.counters.refused(Cause::Audit);
         }
     }
-}
-
-/// Reads a check's request: the instance, in as many parts as it came in, and
-/// the config.
-fn read(message: &[u8]) -> Result<(Vec<&[u8]>, Any<'_>), Refusal> {
-    let mut instance = Vec::new();
-    let mut any = Any::default();
-    let mut reader = Reader::new(message);
-    while let Some(tag) = reader.tag()? {
-        match tag.field {
-            1..=3 => tag.expect(WireType::Bytes)?,
-            _ => {
-                reader.skip(tag)?;
-                continue;
-            }
-        }
-        let content = reader.bytes()?;
-        match tag.field {
-            1 => instance.push(content),
-            2 => any.merge(content)?,
-            _ => {}
-        }
-    }
-    Ok((instance, any))
 }
 
 /// An OK, to be reused within `terms`.

@@ -44,6 +44,29 @@ impl<'a> Any<'a> {
     }
 }
 
+/// Reads the `adapter_config` of a request of any template, and shows each of
+/// its instances, or parts of its one instance, undecoded.
+pub fn in_request<'a>(message: &'a [u8], mut instance: impl FnMut(&'a [u8])) -> Result<Any<'a>, Malformed> {
+    let mut any = Any::default();
+    let mut reader = Reader::new(message);
+    while let Some(tag) = reader.tag()? {
+        match tag.field {
+            1..=3 => tag.expect(WireType::Bytes)?,
+            _ => {
+                reader.skip(tag)?;
+                continue;
+            }
+        }
+        let content = reader.bytes()?;
+        match tag.field {
+            1 => instance(content),
+            2 => any.merge(content)?,
+            _ => {}
+        }
+    }
+    Ok(any)
+}
+
 /// What a handler asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Config<'a> {

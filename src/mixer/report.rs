@@ -6,10 +6,10 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::config::{self, Any, Config};
+use super::config::{self, Config};
 use super::templates::VARIABLES;
 use super::walk::{self, Template};
-use super::wire::{Malformed, Reader, WireType};
+use super::wire::Malformed;
 use super::{Message, Mixer};
 use crate::histogram::Observations;
 use crate::record::Record;
@@ -105,24 +105,8 @@ pub struct Report<'a> {
 impl<'a> Report<'a> {
     /// Reads all of a request but its instances.
     pub fn read(message: &'a [u8]) -> Result<Self, Refusal> {
-        let mut any = Any::default();
         let mut instances = 0_usize;
-        let mut reader = Reader::new(message);
-        while let Some(tag) = reader.tag()? {
-            match tag.field {
-                1..=3 => tag.expect(WireType::Bytes)?,
-                _ => {
-                    reader.skip(tag)?;
-                    continue;
-                }
-            }
-            let content = reader.bytes()?;
-            match tag.field {
-                1 => instances += 1,
-                2 => any.merge(content)?,
-                _ => {}
-            }
-        }
+        let any = config::in_request(message, |_| instances += 1)?;
         if instances > MAX_INSTANCES {
             return Err(Refusal::Instances);
         }

@@ -361,4 +361,40 @@ mod tests {
         observe(&histogram, &[("latency", Value::String(b"5ms"))]);
         assert_eq!((histogram.len(), histogram.unmeasured.get()), (0, 3));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_strangers_send_series_are_bounded_and_every_observation_is_in_one(
+            urls in proptest::collection::vec(proptest::collection::vec(proptest::num::u8::ANY, 0..300), 1..40),
+            cap in 1_usize..8,
+        ) {
+            let histogram = histogram(cap, true);
+            let mut observations = Observations::default();
+            for url in &urls {
+                let mut record = Record::default();
+                record.begin(&[Value::Absent]);
+                record.push_entry(0, b"url", Value::String(url));
+                record.push_entry(0, b"latency", Value::Double(0.5));
+                record.close();
+                histogram.note(&record, 0, &mut observations);
+            }
+            histogram.add(&observations);
+            assert!(histogram.len() <= cap + 1);
+            // A page that is UTF-8, of lines that each end in a number behind a
+            // label set whose quotes are paired.
+            let page = page(&histogram);
+            let mut counted = 0;
+            for line in page.lines() {
+                let (name, number) = line.rsplit_once(' ').unwrap();
+                let number: f64 = number.parse().unwrap();
+                let escaped = name.replace("\\\\", "").replace("\\\"", "");
+                assert_eq!(escaped.matches('"').count() % 2, 0, "{line}");
+                assert!(name.starts_with(NAME) && name.ends_with("\"}"), "{line}");
+                if name.contains("_count{") {
+                    counted += number as usize;
+                }
+            }
+            assert_eq!(counted, urls.len());
+        }
+    }
 }

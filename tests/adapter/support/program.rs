@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal};
 
@@ -67,6 +68,7 @@ impl Drop for Scratch {
 pub struct Adapter {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    reader: JoinHandle<()>,
     /// The address it said it listens on.
     pub address: String,
     /// The port of it.
@@ -116,13 +118,14 @@ impl Adapter {
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, theirs) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 theirs.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
         let (address, port, volume) = (String::new(), 0, volume.to_owned());
-        let mut adapter = Self { child, log, address, port, metrics_port: None, volume, _scratch: None };
+        let mut adapter =
+            Self { child, log, reader, address, port, metrics_port: None, volume, _scratch: None };
         let quoted = |line: String| line.split('"').nth(1).unwrap().to_owned();
         let port_of = |address: &str| address.rsplit(':').next().unwrap().parse().unwrap();
         adapter.address = quoted(adapter.logged(" info listening on \"").await);
@@ -160,9 +163,11 @@ impl Adapter {
         rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end and returns its exit code; killed by signal N is 128+N.
+    /// Waits for its end and its last log line, and returns its exit code; killed
+    /// by signal N is 128+N.
     pub async fn exit(&mut self) -> i32 {
         let status = until("the adapter ends", || self.child.try_wait().unwrap()).await;
+        until("its log ends", || self.reader.is_finished().then_some(())).await;
         status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
     }
 

@@ -1,181 +1,109 @@
-//! What a request may cost before it is understood: a bounded number of them,
-//! bounded bytes in flight, a bounded time to arrive.
+//! What requests may cost before they are understood: a bounded number of them,
+//! and bounded bytes.
+//!
+//! What a stream may send ahead is charged at once, and refused where it is too
+//! much. A larger message waits there until there is room for all of it. A
+//! connection's window holds what all its streams may send ahead, so that those
+//! who wait are never in the way of those who arrive.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::HeaderMap;
-use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
 use tonic::Status;
+
+use crate::server::STREAM_WINDOW;
+use crate::server::backlog::Held;
 
 /// The largest message taken; Mixer's largest known is 1.1 MB.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
-/// Messages being received or not yet rendered, in bytes.
-const MAX_BYTES: usize = 6 * 1024 * 1024;
-/// Requests being received or waiting for the writer.
-const MAX_REQUESTS: usize = 4096;
-/// How long a request may take to arrive.
-const ARRIVAL: Duration = Duration::from_secs(30);
+/// Requests being received or waiting to be rendered.
+const MAX_REQUESTS: usize = 1536;
+/// Bytes of messages no larger than a stream's window, and a window's worth of
+/// each that waits.
+const MAX_AHEAD: usize = 2 * 1024 * 1024;
+/// Bytes of larger ones, whole: room for one of the largest.
+const MAX_LARGE: usize = MAX_MESSAGE;
 
 /// The bounds, shared by all connections.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Admission {
-    requests: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    requests: AtomicUsize,
+    ahead: AtomicUsize,
+    large: Arc<Semaphore>,
     patience: Duration,
 }
 
 /// A request's share of the bounds, given back when it is dropped.
 #[derive(Debug)]
 pub struct Share {
-    _request: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
+    admission: Arc<Admission>,
+    ahead: usize,
+    large: Option<OwnedSemaphorePermit>,
+    held: Option<Held>,
 }
 
 impl Admission {
-    /// `patience` is how long a request waits for bytes to come free.
+    /// `patience` is how long a large message waits for others to be done.
     pub fn new(patience: Duration) -> Self {
-        let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Self { requests: semaphore(MAX_REQUESTS), bytes: semaphore(MAX_BYTES), patience }
+        let large = Arc::new(Semaphore::new(MAX_LARGE));
+        Self { requests: AtomicUsize::new(0), ahead: AtomicUsize::new(0), large, patience }
     }
 
     /// How many requests are in flight.
     pub fn requests_in_flight(&self) -> usize {
-        MAX_REQUESTS - self.requests.available_permits()
+        self.requests.load(Ordering::Relaxed)
     }
 
-    /// Admits a request once the length of its message is known.
-    pub async fn admit(&self, body: Incoming) -> Result<(Arriving, Share), Status> {
-        let request = Arc::clone(&self.requests).try_acquire_owned();
-        let request = request.map_err(|_| {
-            Status::resource_exhausted(format!("more than {MAX_REQUESTS} requests in flight"))
-        })?;
-        let mut body = Arriving { body, first: None, alarm: None };
-        let length = body.read_length().await?;
-        if length > MAX_MESSAGE {
-            let text =
-                format!("a message of {length} bytes; at most {MAX_MESSAGE} are taken, send fewer instances");
+    /// Admits a request, of whose message nothing is known yet.
+    pub fn admit(self: &Arc<Self>) -> Result<Share, Status> {
+        if !take(&self.requests, 1, MAX_REQUESTS) {
+            let text = format!("more than {MAX_REQUESTS} requests in flight");
             return Err(Status::resource_exhausted(text));
         }
-        let bytes = Arc::clone(&self.bytes).acquire_many_owned(length as u32);
-        let bytes = match tokio::time::timeout(self.patience, bytes).await {
-            Ok(Ok(bytes)) => bytes,
-            _ => {
-                return Err(Status::resource_exhausted(
-                    "the queue to the volume is full, and too many bytes wait for it; it is slow or stalled",
-                ));
-            }
+        Ok(Share { admission: Arc::clone(self), ahead: 0, large: None, held: None })
+    }
+}
+
+impl Share {
+    /// Takes room for a message of so many bytes.
+    pub async fn reserve(&mut self, length: usize) -> Result<(), Status> {
+        let too_many = || {
+            Status::resource_exhausted(
+                "too many bytes wait for the queue to the volume; it is slow or stalled, or callers are",
+            )
         };
-        Ok((body, Share { _request: request, _bytes: bytes }))
-    }
-}
-
-/// A body that must be here in time.
-#[derive(Debug)]
-pub struct Arriving {
-    body: Incoming,
-    first: Option<Frame<Bytes>>,
-    /// Set only if the body isn't here at once.
-    alarm: Option<Pin<Box<Sleep>>>,
-}
-
-impl Arriving {
-    /// Reads until the length of the message is known, behind gRPC's flag, and
-    /// keeps what it read. A peer short of window may send a byte at a time.
-    async fn read_length(&mut self) -> Result<usize, Status> {
-        let mut start = Bytes::new();
-        loop {
-            if let [_, a, b, c, d, ..] = *start {
-                self.first = Some(Frame::data(start));
-                return Ok(u32::from_be_bytes([a, b, c, d]) as usize);
-            }
-            let next = std::future::poll_fn(|context| Pin::new(&mut *self).poll_frame(context)).await;
-            match next.transpose()?.map(Frame::into_data) {
-                Some(Ok(data)) if start.is_empty() => start = data,
-                Some(Ok(data)) => start = [start, data].concat().into(),
-                // No message at all, or the start of one: tonic says what it lacks.
-                Some(Err(trailers)) => {
-                    self.first = Some(trailers);
-                    return Ok(0);
-                }
-                None => {
-                    self.first = (!start.is_empty()).then(|| Frame::data(start));
-                    return Ok(0);
-                }
-            }
+        self.ahead = length.min(STREAM_WINDOW as usize);
+        if !take(&self.admission.ahead, self.ahead, MAX_AHEAD) {
+            self.ahead = 0;
+            return Err(too_many());
         }
+        if length > self.ahead {
+            let all = u32::try_from(length).unwrap_or(u32::MAX);
+            let large = Arc::clone(&self.admission.large).acquire_many_owned(all);
+            let large = tokio::time::timeout(self.admission.patience, large).await;
+            self.large = Some(large.map_err(|_| too_many())?.map_err(|_| too_many())?);
+            self.admission.ahead.fetch_sub(std::mem::take(&mut self.ahead), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Keeps a whole message in the backlog of its connection for as long.
+    pub fn hold(&mut self, held: Held) {
+        self.held = Some(held);
     }
 }
 
-impl Body for Arriving {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.get_mut();
-        if let Some(first) = this.first.take() {
-            return Poll::Ready(Some(Ok(first)));
-        }
-        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(error.into()))));
-        }
-        let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(ARRIVAL)));
-        ready!(alarm.as_mut().poll(context));
-        Poll::Ready(Some(Err(Status::deadline_exceeded("the request took too long to arrive"))))
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.admission.requests.fetch_sub(1, Ordering::Relaxed);
+        self.admission.ahead.fetch_sub(self.ahead, Ordering::Relaxed);
     }
 }
 
-/// When the caller stops waiting, by its `grpc-timeout`.
-pub fn deadline(headers: &HeaderMap) -> Option<Instant> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if number.is_empty() || number.len() > 8 || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = number.parse().ok()?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    };
-    Instant::now().checked_add(timeout)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
-        for (text, expected) in [
-            ("9998717u", Some(10)),
-            ("2S", Some(2)),
-            ("3M", Some(180)),
-            ("99999999H", Some(359_999_996_400)),
-            ("100000000S", None),
-            ("S", None),
-            ("", None),
-            ("-1S", None),
-            ("1x", None),
-            ("1é", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-timeout", http::HeaderValue::from_bytes(text.as_bytes()).unwrap());
-            let left = deadline(&headers).map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            assert_eq!(left.map(|left| left.as_secs_f64().ceil() as u64), expected, "{text}");
-        }
-    }
+/// Adds to what is taken unless that would be more than `most`.
+fn take(taken: &AtomicUsize, more: usize, most: usize) -> bool {
+    let sum = |now: usize| now.checked_add(more).filter(|sum| *sum <= most);
+    taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).is_ok()
 }

@@ -19,7 +19,7 @@ pub const CHECK: &str = "/grpc.health.v1.Health/Check";
 pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// What is told to one who watches.
-pub type Statuses = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+pub type Statuses = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
 /// Where the server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Health {
         let mut told = None;
         Ok(Box::pin(open.filter_map(move |state| {
             let now = known.map_or(ServingStatus::ServiceUnknown, |needs_volume| status(state, needs_volume));
-            (told.replace(now) != Some(now)).then(|| Ok(response(now)))
+            (told.replace(now) != Some(now)).then(|| response(now))
         })))
     }
 }

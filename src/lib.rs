@@ -5,7 +5,7 @@
 //! | module | what flows there |
 //! |---|---|
 //! | [`server`] | connections to requests, HTTP/2 |
-//! | [`service`], [`admission`], [`codec`] | requests to the bytes of a message, gRPC |
+//! | [`service`], [`admission`], [`arrival`], [`reply`] | requests to the bytes of a message, and back: gRPC |
 //! | [`mixer`] | Mixer's messages, walked in place, to records |
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
@@ -22,8 +22,8 @@
 
 pub mod admin;
 pub mod admission;
+pub mod arrival;
 pub mod cli;
-pub mod codec;
 pub mod counters;
 pub mod health;
 pub mod histogram;
@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod mixer;
 pub mod pb;
 pub mod policy;
+pub mod reply;
 pub mod run;
 pub mod server;
 pub mod service;

@@ -26,7 +26,7 @@ pub struct Sources {
     /// The front end, with its counters, histogram and store.
     pub mixer: Arc<Mixer>,
     /// Requests in flight.
-    pub admission: Admission,
+    pub admission: Arc<Admission>,
     /// Whether we serve.
     pub health: Health,
     /// When the process began.

@@ -99,6 +99,18 @@ pub struct Message {
     pub deadline: Option<Instant>,
 }
 
+/// A message as large as this was put together from frames.
+const FRAME: usize = 16 * 1024;
+
+impl Message {
+    /// Lets go of the buffer that others' messages came in, too.
+    fn detach(&mut self) {
+        if self.bytes.len() < FRAME {
+            self.bytes = Bytes::copy_from_slice(&self.bytes);
+        }
+    }
+}
+
 /// What requests need to be answered.
 #[derive(Debug)]
 pub struct Mixer {

@@ -17,7 +17,7 @@ use crate::metrics::Sources;
 use crate::mixer::{self, Mixer};
 use crate::policy::KeyFile;
 use crate::server::{self, Limits};
-use crate::service::Adapter;
+use crate::service::{Adapter, Services};
 use crate::shutdown::{self, Signals};
 use crate::sink::{Left, Settings, Sink};
 use crate::store::Store;
@@ -25,7 +25,7 @@ use crate::volume::Volume;
 use crate::volume::retention::Retention;
 
 /// Bytes that wait for the writer before requests have to wait themselves.
-const QUEUE_BYTES: usize = 1024 * 1024;
+const QUEUE_BYTES: usize = 256 * 1024;
 
 /// How long a write may take before the volume counts as stalled.
 const STALL: Duration = Duration::from_secs(5);
@@ -149,15 +149,16 @@ fn settings(args: &Args) -> Settings {
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
     let Bound { listener, admin, mixer, mut signals } = bound;
     let health = Health::new(mixer::SERVICES.into_iter().chain([HEALTH]));
-    let admission = Admission::new(args.queue_timeout);
+    let admission = Arc::new(Admission::new(args.queue_timeout));
     say_where(&listener, admin.as_ref());
     start_delivering(&mixer, &health);
     if let Some(admin) = admin {
-        let (mixer, admission, health) = (Arc::clone(&mixer), admission.clone(), health.clone());
+        let (mixer, admission, health) = (Arc::clone(&mixer), Arc::clone(&admission), health.clone());
         let sources = Sources { mixer, admission, health, started: SystemTime::now() };
         tokio::spawn(admin::serve(admin, sources));
     }
-    let adapter = Adapter { mixer: Arc::clone(&mixer), health: health.clone(), admission };
+    let services = Arc::new(Services { mixer: Arc::clone(&mixer), health: health.clone(), admission });
+    let adapter = move |backlog| Adapter { services: Arc::clone(&services), backlog };
     let limits = Limits {
         counters: Arc::clone(&mixer.counters),
         connections: args.max_connections,

@@ -3,39 +3,52 @@
 //! hyper's HTTP/2 server is driven directly. tonic's own transport would add a
 //! router we have no use for, and its shutdown knows no deadline.
 
+pub mod backlog;
+
 use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
+use std::error::Error;
+use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
-use tonic::body::Body;
 
+use self::backlog::{Backlog, Paced};
 use crate::counters::Counters;
 use crate::health::{State, closing};
 
-/// Mixer's worker pool has 1,024 calls in flight at the most, all on one
-/// connection; hyper's own 200 would make it queue.
+/// What a peer may send ahead on a stream: most reports whole. A connection's
+/// window is that of all its streams, so that none can be in another's way; what
+/// of it may be in memory is the business of `admission`.
+///
+/// More than a third of HTTP/2's own 65,535, from which it is lowered once the
+/// peer has seen our settings: h2 does not open a window again if less than that
+/// was sent and read before.
+pub const STREAM_WINDOW: u32 = 24 * 1024;
+/// Streams of a connection: as many as Mixer's worker pool has calls in flight
+/// at the most, fewer where there are many connections.
 const MAX_STREAMS: u32 = 1024;
-/// What peers may send ahead: HTTP/2's own default at least, all in all about
-/// `WINDOWS` times the number of times their number has doubled.
-const MIN_WINDOW: u32 = 65_535;
-const MAX_WINDOW: u32 = 256 * 1024;
-const WINDOWS: u32 = 1024 * 1024;
+const MIN_STREAMS: u32 = 16;
+const STREAMS: u32 = 1024;
+/// Bytes of messages that wait on a connection before it isn't read any more,
+/// shared out in the same way.
+const MIN_BACKLOG: u32 = 8 * 1024;
+const MAX_BACKLOG: u32 = 64 * 1024;
+const BACKLOG: u32 = 512 * 1024;
 /// How long to wait for descriptors to come free, to begin with.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// A peer that has gone without a word is found out by pings.
@@ -84,15 +97,19 @@ fn listen(domain: Domain, address: SocketAddr, reuse_port: bool) -> io::Result<T
 
 /// Serves connections until they are to close, then listens no longer, tells
 /// them to go away and returns when the last one is gone.
-pub async fn serve<S>(
+///
+/// `service` makes what answers the requests of one connection.
+pub async fn serve<M, S, B>(
     listener: TcpListener,
-    service: S,
+    service: M,
     limits: Limits,
     mut states: watch::Receiver<State>,
 ) -> io::Result<()>
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    M: Fn(Arc<Backlog>) -> S + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(limits.connections as usize));
@@ -153,38 +170,43 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
 
 /// Serves one connection to its end; it is to close when nobody is left to tell
 /// otherwise. `open` is how many there are, this one included.
-async fn speak<S>(
+async fn speak<M, S, B>(
     stream: TcpStream,
-    service: S,
+    service: M,
     mut told: watch::Receiver<()>,
     open: usize,
     max_age: Option<Duration>,
 ) where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Send + 'static,
+    M: Fn(Arc<Backlog>) -> S,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
 {
     let _ = stream.set_nodelay(true);
-    let window = window(open);
+    let streams = part(STREAMS, open, MIN_STREAMS, MAX_STREAMS);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        // Calls given up in a burst before we have seen them: as many as there
-        // may be, not hyper's 20, which would cost the others their connection.
+        .max_concurrent_streams(streams)
+        // Calls given up in a burst before we have seen them: not hyper's 20,
+        // which would cost the others their connection.
         .max_pending_accept_reset_streams(MAX_STREAMS as usize)
-        .initial_stream_window_size(window)
-        .initial_connection_window_size(window)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(streams * STREAM_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buf_size(64 * 1024)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .auto_date_header(false);
-    let (stream, arrived) = Counted::new(stream);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let most = part(BACKLOG, open, MIN_BACKLOG, MAX_BACKLOG);
+    let backlog = Arc::new(Backlog::new(most as usize));
+    let stream = Paced::new(stream, Arc::clone(&backlog));
+    let received = stream.received();
+    let connection = builder.serve_connection(TokioIo::new(stream), service(Arc::clone(&backlog)));
     let mut connection = std::pin::pin!(connection);
     let silent = async {
         tokio::time::sleep(PREFACE_TIMEOUT).await;
-        if arrived.load(Ordering::Relaxed) >= PREFACE_BYTES {
+        if received.load(Ordering::Relaxed) >= PREFACE_BYTES {
             std::future::pending::<()>().await;
         }
     };
@@ -194,28 +216,34 @@ async fn speak<S>(
             None => std::future::pending().await,
         }
     };
+    let mut serving = true;
+    let closing = async {
+        tokio::select! {
+            _ = told.changed() => {}
+            () = old => {}
+        }
+    };
+    let mut closing = std::pin::pin!(closing);
+    let served = poll_fn(|context| {
+        backlog.begin_turn();
+        if serving && closing.as_mut().poll(context).is_ready() {
+            serving = false;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(context)
+    });
     let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
+        outcome = served => outcome,
         () = silent => return,
-        _ = told.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        () = old => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
     };
     if let Err(error) = outcome {
         log::debug!("a connection ended error={error}");
     }
 }
 
-/// What a peer may send ahead: much while there are few, little while there are
-/// many. All windows together stay below 5 MiB for 64 connections.
-fn window(open: usize) -> u32 {
-    let share = WINDOWS / u32::try_from(open.max(1)).unwrap_or(u32::MAX);
-    share.clamp(MIN_WINDOW, MAX_WINDOW)
+/// What the connection that makes it `open` gets of `all`.
+fn part(all: u32, open: usize, least: u32, most: u32) -> u32 {
+    (all / u32::try_from(open.max(1)).unwrap_or(u32::MAX)).clamp(least, most)
 }
 
 /// A duration, give or take a tenth, so that connections opened together don't
@@ -223,61 +251,4 @@ fn window(open: usize) -> u32 {
 fn jittered(age: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 2_001;
     age.mul_f64(0.9 + random as f64 / 10_000.0)
-}
-
-/// A stream that counts what it has received.
-#[derive(Debug)]
-struct Counted {
-    stream: TcpStream,
-    received: Arc<AtomicUsize>,
-}
-
-impl Counted {
-    fn new(stream: TcpStream) -> (Self, Arc<AtomicUsize>) {
-        let received = Arc::new(AtomicUsize::new(0));
-        (Self { stream, received: Arc::clone(&received) }, received)
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = out.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(context, out);
-        self.received.fetch_add(out.filled().len() - before, Ordering::Relaxed);
-        outcome
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
 }

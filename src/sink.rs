@@ -23,6 +23,10 @@ use crate::render::Format;
 use crate::volume::retention::Retention;
 use crate::volume::{FilePath, Volume};
 
+/// What a batch begins with, more than the queue takes at once: memory is taken
+/// only where it is written, and a buffer that grows would need it twice.
+const BATCH: usize = 512 * 1024;
+
 /// What became of a request.
 pub type Outcome = Result<(), Failure>;
 
@@ -257,7 +261,7 @@ impl<T> State<T> {
         }
         let batch = match self.spare.pop() {
             Some(spare) => Batch { path: path.clone(), format, ..spare },
-            None => Batch { path: path.clone(), format, bytes: Vec::new(), ends: Vec::new() },
+            None => Batch { path: path.clone(), format, bytes: Vec::with_capacity(BATCH), ends: Vec::new() },
         };
         self.batches.push(batch);
         self.tickets.push(Vec::new());

@@ -13,7 +13,7 @@ use mygrpcadapter::histogram::{self, Histogram};
 use mygrpcadapter::mixer::{Mixer, SERVICES};
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
-use mygrpcadapter::service::Adapter;
+use mygrpcadapter::service::{Adapter, Services};
 use mygrpcadapter::sink::{Fsync, Settings, Sink};
 use mygrpcadapter::store::Store;
 use mygrpcadapter::volume::Volume;
@@ -61,11 +61,12 @@ impl Server {
             sessions: AtomicU64::new(0),
         });
         let health = Health::new(SERVICES);
-        let adapter = Adapter {
+        let services = Arc::new(Services {
             mixer: Arc::clone(&mixer),
             health: health.clone(),
-            admission: Admission::new(patience),
-        };
+            admission: Arc::new(Admission::new(patience)),
+        });
+        let adapter = move |backlog| Adapter { services: Arc::clone(&services), backlog };
         let limits = Limits { counters: Arc::clone(&counters), connections: 64, connection_age: None };
         let states = health.states();
         runtime.spawn(async move {

@@ -197,13 +197,14 @@ impl Mixer {
         &self,
         template: &Template,
         observed: bool,
-        message: Message,
+        mut message: Message,
     ) -> Result<(usize, Option<oneshot::Receiver<Outcome>>), Refusal> {
         let waits = self.store.as_ref().filter(|store| !store.sink.has_room());
-        if let Some(store) = waits
-            && !store.room().await
-        {
-            return Err(Refusal::Queue);
+        if let Some(store) = waits {
+            message.detach();
+            if !store.room().await {
+                return Err(Refusal::Queue);
+            }
         }
         if message.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Refusal::Deadline);

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::trouble::{Failure, Reason};
-use super::{Batch, Fsync, Outcome, Settings, Shared, State};
+use super::{BATCH, Batch, Fsync, Outcome, Settings, Shared, State};
 use crate::counters::Counters;
 use crate::render::Format;
 use crate::volume::log_file::LogFile;
@@ -14,8 +14,6 @@ use crate::volume::{FilePath, Volume};
 
 /// Files kept open; beyond it the least recently used is closed first.
 const MAX_OPEN: usize = 32;
-/// A batch's memory is used again unless it has grown beyond this.
-const MAX_SPARE: usize = 2 * 1024 * 1024;
 /// How often a volume in trouble is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -256,7 +254,7 @@ impl<T> State<T> {
                 };
                 self.done.push((ticket, outcome));
             }
-            if batch.bytes.capacity() <= MAX_SPARE && self.spare.len() < 2 {
+            if batch.bytes.capacity() <= BATCH && self.spare.len() < 2 {
                 batch.bytes.clear();
                 batch.ends.clear();
                 self.spare.push(batch);

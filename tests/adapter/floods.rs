@@ -17,7 +17,7 @@ use crate::support::{Adapter, Client, Reply, until};
 const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 /// What a debug build may use in KiB, whatever comes.
-const MEMORY: usize = 64 * 1024;
+const MEMORY: usize = 16 * 1024;
 
 async fn still_serves(adapter: &Adapter, client: &Client) {
     assert_eq!(client.unary(METRIC, &SHAPE.message("after")).await.unwrap(), Reply::default());

@@ -57,6 +57,8 @@ pub enum OpenError {
     Refused(String),
     /// The system says no.
     Io(io::Error),
+    /// Its end isn't that of a line, and the system says no to a repair.
+    Torn(io::Error),
 }
 
 impl OpenError {

@@ -1,6 +1,6 @@
 //! The writer's side: batches to files, one round after the other.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub(super) struct Writer {
     settings: Settings,
     counters: Arc<Counters>,
     open: VecDeque<(FilePath, LogFile)>,
+    /// Files that we may not read, told of once.
+    unread: BTreeSet<FilePath>,
     usage: Usage,
     /// When dirty files are due on disk.
     sync_due: Option<Instant>,
@@ -37,8 +39,8 @@ type Written = (usize, Option<Failure>);
 
 impl Writer {
     pub(super) fn new(volume: Volume, settings: Settings, counters: Arc<Counters>) -> Self {
-        let usage = Usage::default();
-        Self { volume, settings, counters, open: VecDeque::new(), usage, sync_due: None }
+        let (open, unread, usage) = (VecDeque::new(), BTreeSet::new(), Usage::default());
+        Self { volume, settings, counters, open, unread, usage, sync_due: None }
     }
 
     /// Takes what there is, writes it, says so; until it is told to end.
@@ -197,6 +199,11 @@ impl Writer {
             opened = LogFile::open(&self.volume, path, format);
         }
         let file = opened.map_err(|error| Failure::open(&what, error))?;
+        if !file.unread {
+            self.unread.remove(path);
+        } else if self.unread.insert(path.clone()) {
+            log::warn!("cannot read a file to repair its end path={}", path.as_path().display());
+        }
         if file.made && self.settings.fsync != Fsync::Never {
             self.volume.sync_dir_of(path).map_err(|error| Failure::io(&what, &error))?;
         }

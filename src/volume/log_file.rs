@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::{FilePath, OpenError, Volume, repair};
 use crate::render::Format;
@@ -27,6 +28,8 @@ pub struct LogFile {
     born: SystemTime,
     /// Whether it was made when it was opened.
     pub made: bool,
+    /// Whether we may not read it: then its end could not be looked at.
+    pub unread: bool,
     /// Whether something was written since it was last put on disk.
     pub dirty: bool,
 }
@@ -43,26 +46,25 @@ pub struct Appended {
 }
 
 impl LogFile {
-    /// Opens a file of the volume, and repairs its end if it is ours alone.
+    /// Opens a file of the volume, and repairs its end if it is ours alone: a
+    /// record behind half of another would spoil both.
     pub fn open(volume: &Volume, path: &FilePath, format: Format) -> Result<Self, OpenError> {
         let (file, made) = volume.open_append(path)?;
         let status = file.metadata().map_err(OpenError::Io)?;
         let born = status.created().or_else(|_| status.modified()).unwrap_or_else(|_| SystemTime::now());
         let id = (status.dev(), status.ino());
-        let mut opened = Self { file, id, owner: false, torn: None, born, made, dirty: false };
+        let mut opened = Self { file, id, owner: false, torn: None, born, made, unread: false, dirty: false };
         opened.try_own();
-        if opened.owner && status.len() > 0 {
+        if opened.owner {
             match repair::mend(&opened.file, status.len(), format) {
                 Ok(None) => {}
                 Ok(Some(what)) => {
                     log::warn!("repaired the end of a file path={} {what}", path.as_path().display())
                 }
-                Err(error) => {
-                    log::warn!(
-                        "cannot repair the end of a file path={} error={error}",
-                        path.as_path().display()
-                    );
+                Err(error) if error.raw_os_error() == Some(Errno::BADF.raw_os_error()) => {
+                    opened.unread = true;
                 }
+                Err(error) => return Err(OpenError::Torn(error)),
             }
         }
         Ok(opened)

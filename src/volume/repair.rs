@@ -33,6 +33,9 @@ enum Mend {
 
 /// Mends the end of a file of `len` bytes. Returns what it did, for the log.
 pub fn mend(file: &File, len: u64, format: Format) -> io::Result<Option<String>> {
+    if len == 0 {
+        return Ok(None);
+    }
     let mut end = Vec::new();
     let mut start = len;
     loop {

@@ -149,10 +149,14 @@ impl Writer {
     }
 
     /// The open file at a path with room for `more` bytes: opened anew where it
-    /// isn't open or not there any more, rotated where that is due.
+    /// isn't open or not there any more, rotated where that is due. Neither before
+    /// half a record is off its end: nobody would look for it there again.
     fn get(&mut self, path: &FilePath, format: Format, more: u64) -> Result<&mut LogFile, Failure> {
         let what = |verb: &str| format!("{verb} {}", path.as_path().display());
         let known = self.open.iter().position(|(open, _)| open == path);
+        if let Some((_, file)) = known.and_then(|at| self.open.get_mut(at)) {
+            file.cut_back().map_err(|error| Failure::io(&what("cut half a record off"), &error))?;
+        }
         let known = known.and_then(|at| self.open.remove(at));
         let full_path = self.volume.full_path(path);
         let there = known.and_then(|(_, file)| file.len_at(&full_path).map(|len| (file, len)));
@@ -210,8 +214,11 @@ impl Writer {
         Ok(file)
     }
 
+    /// Closes the one that was used the longest time ago; one that has half a
+    /// record at its end only if all have.
     fn close_oldest(&mut self) {
-        if let Some((path, mut file)) = self.open.pop_front()
+        let at = self.open.iter_mut().position(|(_, file)| file.cut_back().is_ok());
+        if let Some((path, mut file)) = self.open.remove(at.unwrap_or(0))
             && file.dirty
             && self.settings.fsync != Fsync::Never
             && let Err(error) = file.sync()

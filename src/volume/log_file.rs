@@ -131,15 +131,16 @@ impl LogFile {
         (written, Ok(()))
     }
 
-    /// Takes half a record off the end. Where others have written behind it, or
-    /// own the file, it is ended with a newline instead, so that it spoils no
-    /// other record.
-    fn cut_back(&mut self) -> io::Result<()> {
+    /// Takes half a record off the end, if there is one. Where others have
+    /// written behind it, or own the file, it is ended with a newline instead, so
+    /// that it spoils no other record.
+    pub fn cut_back(&mut self) -> io::Result<()> {
         let Some((start, end)) = self.torn else { return Ok(()) };
         self.try_own();
-        if self.owner && self.file.metadata()?.len() == end {
+        let status = self.file.metadata()?;
+        if self.owner && status.len() == end {
             self.file.set_len(start)?;
-        } else {
+        } else if status.nlink() > 0 {
             self.file.write_all(b"\n")?;
         }
         self.torn = None;

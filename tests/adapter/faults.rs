@@ -13,7 +13,9 @@ use crate::support::message::{
     METRIC, Shape, WALKTHROUGH, assert_each_once, own, params, request, with_config,
 };
 use crate::support::namespace::{Frozen, skip};
-use crate::support::{Adapter, Client, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE, until};
+use crate::support::{
+    Adapter, Client, FAILED_PRECONDITION, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE, until,
+};
 use crate::volumes::{Mounted, fill};
 
 const METRICS: [&str; 2] = ["--metrics-port", "0"];
@@ -254,6 +256,47 @@ async fn with_few_descriptors_more_files_than_those_are_written_to() {
     assert_eq!(report(&clients[0], "after").await, Reply::default());
     let written = SHAPE.names(&adapter.read("out.txt"));
     assert_eq!(written, if held == OK { &["held", "after"][..] } else { &["after"] });
+}
+
+/// What to put before an adapter that ends a file's growth at so many bytes: in
+/// the middle of a write, which fails from there on if `is_told`, and else kills.
+fn limited(bytes: usize, is_told: bool) -> [String; 6] {
+    let trap = if is_told { "trap '' XFSZ && " } else { "" };
+    let script = format!("{trap}exec \"$@\"");
+    let limit = format!("--fsize={bytes}:unlimited");
+    ["sh".into(), "-c".into(), script, "sh".into(), "prlimit".into(), limit]
+}
+
+#[tokio::test]
+async fn half_a_record_is_cut_off_a_file_before_that_is_rotated_or_left() {
+    for renamed in [false, true] {
+        let scratch = Scratch::new();
+        let volume = scratch.dir("volume");
+        let mut owner = Adapter::start_on(&volume, &[]).await;
+        assert_eq!(report(&owner.client().await, "0").await, Reply::default());
+        let whole = owner.read("out.txt").len();
+        let wrapper = limited(whole + 100, true);
+        let adapter =
+            Adapter::start_by(&wrapper.each_ref().map(|word| &**word), &volume, &["--rotate-size", "500"])
+                .await;
+        let client = adapter.client().await;
+        // Neither is there room for a newline, nor is the file its own to cut.
+        for name in ["1", "2"] {
+            let reply = report(&client, name).await;
+            assert_eq!(reply.status, FAILED_PRECONDITION, "{}", reply.message);
+            assert_eq!(adapter.read("out.txt").len(), whole + 100);
+        }
+        if renamed {
+            std::fs::rename(volume.join("out.txt"), volume.join("out.txt.000001")).unwrap();
+            let reply = report(&client, "3").await;
+            assert!(reply.message.contains("cannot cut half a record off out.txt"), "{}", reply.message);
+            assert_eq!(adapter.files(), ["out.txt.000001"]);
+        }
+        assert_eq!(owner.stop().await, 0);
+        assert_eq!(report(&client, "4").await, Reply::default());
+        assert_eq!(SHAPE.names(&adapter.read("out.txt.000001")), ["0"]);
+        assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["4"]);
+    }
 }
 
 /// Sends reports until one fails; returns the names that were acknowledged.

@@ -89,6 +89,12 @@ fn number_of(suffix: &[u8]) -> Option<u32> {
     is_number.then(|| digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')))
 }
 
+/// Whether a name is that of a rotated file.
+pub fn is_numbered(name: &[u8]) -> bool {
+    let suffix = name.len().checked_sub(DIGITS + 1);
+    suffix.is_some_and(|at| number_of(&name[at..]).is_some())
+}
+
 /// What lies in the volume, as far as we know.
 #[derive(Debug, Default)]
 pub struct Usage {
@@ -159,9 +165,7 @@ impl Found {
                 let bytes = status.len().max(std::os::unix::fs::MetadataExt::blocks(&status) * 512);
                 self.bytes += bytes;
                 let name = entry.file_name();
-                let suffix = name.as_bytes().len().checked_sub(DIGITS + 1);
-                let rotated = suffix.and_then(|at| number_of(&name.as_bytes()[at..])).is_some();
-                if rotated && is_ours(&entry.path()) {
+                if is_numbered(name.as_bytes()) && is_ours(&entry.path()) {
                     let written = status.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                     self.rotated.push((written, entry.path(), bytes));
                 }

@@ -29,6 +29,8 @@ async fn paths_that_break_a_rule_are_refused_by_its_name() {
         (b"a/", "names a directory"),
         (b".", "names a directory"),
         (b"a\0b", "has a NUL byte in it"),
+        (b"out.txt.000003", "ends in a dot and six digits, as rotated files do"),
+        (b".mygrpcadapter.trial", "begins with \".mygrpcadapter.\""),
         (long_name.as_bytes(), "has a part longer than 255 bytes"),
         (long_path.as_bytes(), "is longer than 1024 bytes"),
     ] {

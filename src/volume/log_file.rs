@@ -88,6 +88,14 @@ impl LogFile {
         (identity(&status) == self.id).then_some(status.len())
     }
 
+    /// Whether it is deleted, as its owner does with rotated files: asked after a
+    /// write, which may have come too late.
+    pub fn is_deleted(&self, volume: &Volume, path: &FilePath) -> bool {
+        let has_no_name = self.file.metadata().is_ok_and(|status| status.nlink() == 0);
+        // Some file systems count no names at all.
+        has_no_name && self.len_at(&volume.full_path(path)).is_none()
+    }
+
     /// How long ago it was made.
     pub fn age(&self) -> Duration {
         self.born.elapsed().unwrap_or_default()

@@ -60,8 +60,8 @@ impl Retention {
         let mut deleted = 0;
         let surplus = numbers.len().saturating_sub(self.rotate_keep as usize);
         for number in &numbers[..surplus] {
-            deleted += records_in(&full_path(*number)).unwrap_or(0);
-            rustix::fs::unlinkat(&dir, numbered(name, *number), rustix::fs::AtFlags::empty())?;
+            let unlink = || rustix::fs::unlinkat(&dir, numbered(name, *number), rustix::fs::AtFlags::empty());
+            deleted += delete(&full_path(*number), || Ok(unlink()?)).map_err(OpenError::Io)?;
         }
         Ok(deleted)
     }
@@ -127,9 +127,8 @@ impl Usage {
                     self.bytes = Some(found.bytes);
                     return Room::None(deleted);
                 };
-                let records = records_in(path).unwrap_or(0);
-                match std::fs::remove_file(path) {
-                    Ok(()) => {
+                match delete(path, || std::fs::remove_file(path)) {
+                    Ok(records) => {
                         deleted += records;
                         found.bytes = found.bytes.saturating_sub(*bytes);
                         log::info!("deleted to make room path={} records={records}", path.display());
@@ -184,14 +183,21 @@ fn is_ours(path: &Path) -> bool {
     read.is_ok() && (start == OBJECT || start.starts_with(CALL))
 }
 
+/// Deletes a file by `unlink`; returns how many instances went with it. Counted
+/// when it has no name any more: whoever writes after that writes it again.
+fn delete(path: &Path, unlink: impl FnOnce() -> io::Result<()>) -> io::Result<u64> {
+    let file = File::open(path);
+    unlink()?;
+    Ok(file.and_then(records_in).unwrap_or(0))
+}
+
 /// Counts the instances in a file.
 ///
 /// Exact for JSON, where each is a line of its own. In the text, where a path, a
 /// name or a value may hold whole lines, never too few; too many only where such
 /// lines look like an instance to every reader: in a value, like the end of its
 /// own and the beginning of another.
-pub fn records_in(path: &Path) -> io::Result<u64> {
-    let mut file = File::open(path)?;
+fn records_in(mut file: File) -> io::Result<u64> {
     let mut block = vec![0; 64 * 1024];
     let mut count = Count::default();
     loop {
@@ -336,7 +342,7 @@ mod tests {
         let empty = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:,}\n  Instances: \n";
         let text = two("out.txt", "a", "1");
         std::fs::write(&path, format!("{text}{empty}{{\"instance\":\"a\"}}\n{text}")).unwrap();
-        assert_eq!(records_in(&path).unwrap(), 5);
+        assert_eq!(records_in(File::open(&path).unwrap()).unwrap(), 5);
         std::fs::remove_file(path).unwrap();
     }
 

@@ -194,7 +194,11 @@ impl Writer {
                     file = self.open_file(path, format)?;
                 }
                 // A file that grows too large beats a report that is lost.
-                Err(error) => log::warn!("{}", Failure::open(&what("rotate"), error).text),
+                Err(error) if !file.stuck => {
+                    file.stuck = true;
+                    log::warn!("{}", Failure::open(&what("rotate"), error).text);
+                }
+                Err(_) => {}
             }
         }
         while self.open.len() >= MAX_OPEN {

@@ -30,6 +30,8 @@ pub struct LogFile {
     pub made: bool,
     /// Whether we may not read it: then its end could not be looked at.
     pub unread: bool,
+    /// Whether it could not be rotated, which is told once.
+    pub stuck: bool,
     /// Whether something was written since it was last put on disk.
     pub dirty: bool,
 }
@@ -53,7 +55,17 @@ impl LogFile {
         let status = file.metadata().map_err(OpenError::Io)?;
         let born = status.created().or_else(|_| status.modified()).unwrap_or_else(|_| SystemTime::now());
         let id = (status.dev(), status.ino());
-        let mut opened = Self { file, id, owner: false, torn: None, born, made, unread: false, dirty: false };
+        let mut opened = Self {
+            file,
+            id,
+            owner: false,
+            torn: None,
+            born,
+            made,
+            unread: false,
+            stuck: false,
+            dirty: false,
+        };
         opened.try_own();
         if opened.owner {
             match repair::mend(&opened.file, status.len(), format) {

@@ -138,6 +138,19 @@ async fn as_many_rotated_files_are_kept_as_asked_and_the_deleted_records_counted
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_rotated_grows_and_that_is_told_once() {
+    let mut adapter = Adapter::start(&["--rotate-size", "1000"]).await;
+    std::fs::write(adapter.volume.join("out.txt.999999"), "").unwrap();
+    let client = adapter.client().await;
+    reports(&client, 0..20).await;
+    assert_eq!(SHAPE.names(&adapter.read("out.txt")), numbered(0..20));
+    drop(client);
+    assert_eq!(adapter.stop().await, 0);
+    let told = adapter.log().iter().filter(|line| line.contains("has the last number there is")).count();
+    assert_eq!(told, 1, "{:?}", adapter.log());
+}
+
+#[tokio::test]
 async fn files_of_others_are_neither_counted_nor_deleted_by_rotation() {
     let adapter = Adapter::start(&["--rotate-size", "1000", "--rotate-keep", "1"]).await;
     let strangers = ["out.txt.1", "out.txt.0000001", "out.txt.00000x", "out.txt.old", "other.txt.000001"];

@@ -357,7 +357,7 @@ impl Acknowledged {
 
     /// Starts one more adapter, which repairs what the last ones have torn, and
     /// looks whether all of it is there, and nothing by half.
-    async fn is_all_there(self, volume: &Path, shape: Shape) {
+    async fn assert_all_there(self, volume: &Path, shape: Shape) {
         let mut adapter = Adapter::start_on(volume, &[]).await;
         let client = adapter.client().await;
         let last = shape.message("last");
@@ -396,7 +396,7 @@ async fn killed_a_hundred_times_it_has_lost_nothing_that_it_acknowledged() {
     }
     let (in_text, in_json) = (acknowledged.in_text.len(), acknowledged.in_json.len());
     assert!(in_text > 1000 && in_json > 1000, "{in_text} {in_json}");
-    acknowledged.is_all_there(&volume, shape).await;
+    acknowledged.assert_all_there(&volume, shape).await;
 }
 
 #[tokio::test]
@@ -422,7 +422,7 @@ async fn killed_a_hundred_times_in_the_middle_of_a_write_it_has_repaired_every_e
     assert!(torn > 90, "{torn}");
     let (in_text, in_json) = (acknowledged.in_text.len(), acknowledged.in_json.len());
     assert!(in_text > 50 && in_json > 50, "{in_text} {in_json}");
-    acknowledged.is_all_there(&volume, SHAPE).await;
+    acknowledged.assert_all_there(&volume, SHAPE).await;
 }
 
 #[tokio::test]

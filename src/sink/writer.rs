@@ -1,6 +1,6 @@
 //! The writer's side: batches to files, one round after the other.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub(super) struct Writer {
     counters: Arc<Counters>,
     open: VecDeque<(FilePath, LogFile)>,
     /// Files that we may not read, told of once.
-    unread: BTreeSet<FilePath>,
+    unread: Vec<FilePath>,
     usage: Usage,
     /// When dirty files are due on disk.
     sync_due: Option<Instant>,
@@ -41,7 +41,7 @@ type Written = (usize, Option<Failure>);
 
 impl Writer {
     pub(super) fn new(volume: Volume, settings: Settings, counters: Arc<Counters>) -> Self {
-        let (open, unread, usage) = (VecDeque::new(), BTreeSet::new(), Usage::default());
+        let (open, unread, usage) = (VecDeque::new(), Vec::new(), Usage::default());
         Self { volume, settings, counters, open, unread, usage, sync_due: None }
     }
 
@@ -219,8 +219,9 @@ impl Writer {
         }
         let file = opened.map_err(|error| Failure::open(&what, error))?;
         if !file.unread {
-            self.unread.remove(path);
-        } else if self.unread.insert(path.clone()) {
+            self.unread.retain(|unread| unread != path);
+        } else if !self.unread.contains(path) {
+            self.unread.push(path.clone());
             log::warn!("cannot read a file to repair its end path={}", path.as_path().display());
         }
         if file.made && self.settings.fsync != Fsync::Never {

@@ -26,6 +26,8 @@ const MAX_PATH: usize = 1024;
 const MAX_NAME: usize = 255;
 /// What a handler writes for the name of this machine: its pod, in Kubernetes.
 const HOSTNAME: &[u8] = b"{hostname}";
+/// What the names of our own files begin with.
+const OWN: &[u8] = b".mygrpcadapter.";
 /// The file that a volume in trouble is tried with.
 const TRIAL: &str = ".mygrpcadapter.trial";
 const AS_DIR: OFlags = OFlags::DIRECTORY.union(OFlags::PATH).union(OFlags::CLOEXEC);
@@ -57,6 +59,8 @@ pub enum OpenError {
     Refused(String),
     /// The system says no.
     Io(io::Error),
+    /// Its end isn't that of a line, and the system says no to a repair.
+    Torn(io::Error),
 }
 
 impl OpenError {
@@ -97,7 +101,9 @@ impl Volume {
     }
 
     /// Reads a handler's `file_path`: relative to the volume, or absolute and
-    /// beneath it, by its own name or by `/volume`.
+    /// beneath it, by its own name or by `/volume`. It names no file that is ours
+    /// to delete; a directory may be called like a rotated file, for that is one
+    /// that is never deleted.
     pub fn resolve(&self, text: &[u8]) -> Result<FilePath, String> {
         let refuse = |rule: &str| Err(format!("file_path {}: {rule}", quoted(text)));
         if text.len() > MAX_PATH {
@@ -124,12 +130,20 @@ impl Volume {
             match part {
                 b".." => return refuse("has a \"..\" in it; name the file without"),
                 _ if part.len() > MAX_NAME => return refuse("has a part longer than 255 bytes"),
+                _ if part.starts_with(OWN) => {
+                    return refuse(
+                        "has a part that begins with \".mygrpcadapter.\"; these are the adapter's own",
+                    );
+                }
                 _ => {}
             }
             if !normal.is_empty() {
                 normal.push(b'/');
             }
             normal.extend_from_slice(part);
+        }
+        if retention::is_numbered(&normal) {
+            return refuse("ends in a dot and six digits, as rotated files do; use another ending");
         }
         Ok(FilePath(normal))
     }
@@ -288,6 +302,14 @@ mod tests {
             ("/srv/data/out.txt", "out.txt"),
             ("/srv//data/a/out.txt", "a/out.txt"),
             ("...", "..."),
+            ("a.000001/out.txt", "a.000001/out.txt"),
+            ("a.00001", "a.00001"),
+            ("a.0000001", "a.0000001"),
+            ("a.00000x", "a.00000x"),
+            ("a-000001", "a-000001"),
+            ("000001", "000001"),
+            (".mygrpcadapter", ".mygrpcadapter"),
+            ("a.mygrpcadapter.trial", "a.mygrpcadapter.trial"),
             ("a..b/..c", "a..b/..c"),
             ("volume/out.txt", "volume/out.txt"),
             ("{hostname}.txt", "pod-1.txt"),
@@ -318,6 +340,14 @@ mod tests {
             (".", "names a directory"),
             ("", "names a directory"),
             ("a\0b", "NUL"),
+            ("out.txt.000003", "six digits"),
+            ("/volume/a/./out.txt.999999", "six digits"),
+            (".000001", "six digits"),
+            ("a/.000001", "six digits"),
+            ("{hostname}.000001", "six digits"),
+            (".mygrpcadapter.trial", "the adapter's own"),
+            ("a/.mygrpcadapter.trial", "the adapter's own"),
+            (".mygrpcadapter.trial/out.txt", "the adapter's own"),
             (&long_part, "255"),
             (&long_path, "1024"),
         ] {

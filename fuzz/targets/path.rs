@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::LazyLock;
 
 use mygrpcadapter::volume::Volume;
+use mygrpcadapter::volume::retention::is_numbered;
 use mygrpcadapter_fuzz::{assert_is_line, scratch};
 
 static VOLUME: LazyLock<Volume> = LazyLock::new(|| Volume::open(&scratch("path")).expect("a volume"));
@@ -17,7 +18,9 @@ libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     let bytes = path.as_path().as_os_str().as_bytes();
     for part in bytes.split(|byte| *byte == b'/') {
         assert!(!matches!(part, b"" | b"." | b"..") && part.len() <= 255 && !part.contains(&0));
+        assert!(!part.starts_with(b".mygrpcadapter."));
     }
+    assert!(!is_numbered(bytes), "retention would delete it");
     assert!(VOLUME.full_path(&path).starts_with(VOLUME.dir()));
     if !bytes.windows(10).any(|window| window == b"{hostname}") && bytes.len() <= 1024 {
         assert_eq!(VOLUME.resolve(bytes), Ok(path));

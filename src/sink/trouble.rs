@@ -107,6 +107,7 @@ impl Failure {
         match error {
             OpenError::Refused(rule) => Self::new(Reason::Path, &rule),
             OpenError::Io(error) => Self::io(what, &error),
+            OpenError::Torn(error) => Self::io(&format!("{what} and repair its end"), &error),
         }
     }
 }

@@ -8,12 +8,14 @@ use super::trouble::{Failure, Reason};
 use super::{BATCH, Batch, Fsync, Outcome, Settings, Shared, State};
 use crate::counters::Counters;
 use crate::render::Format;
-use crate::volume::log_file::LogFile;
+use crate::volume::log_file::{Appended, LogFile};
 use crate::volume::retention::{Room, Usage};
 use crate::volume::{FilePath, Volume};
 
 /// Files kept open; beyond it the least recently used is closed first.
 const MAX_OPEN: usize = 32;
+/// How often a batch is written whose file is deleted meanwhile.
+const MAX_TRIES: usize = 5;
 /// How often a volume in trouble is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -24,6 +26,8 @@ pub(super) struct Writer {
     settings: Settings,
     counters: Arc<Counters>,
     open: VecDeque<(FilePath, LogFile)>,
+    /// Files that we may not read, told of once.
+    unread: Vec<FilePath>,
     usage: Usage,
     /// When dirty files are due on disk.
     sync_due: Option<Instant>,
@@ -35,8 +39,8 @@ type Written = (usize, Option<Failure>);
 
 impl Writer {
     pub(super) fn new(volume: Volume, settings: Settings, counters: Arc<Counters>) -> Self {
-        let usage = Usage::default();
-        Self { volume, settings, counters, open: VecDeque::new(), usage, sync_due: None }
+        let (open, unread, usage) = (VecDeque::new(), Vec::new(), Usage::default());
+        Self { volume, settings, counters, open, unread, usage, sync_due: None }
     }
 
     /// Takes what there is, writes it, says so; until it is told to end.
@@ -133,22 +137,39 @@ impl Writer {
                 format!("the volume holds its --max-volume-bytes of {limit}, and nothing can be deleted");
             return (0, Some(Failure::new(Reason::Limit, &text)));
         }
-        let counters = Arc::clone(&self.counters);
-        let file = match self.get(&batch.path, batch.format, more) {
-            Ok(file) => file,
-            Err(failure) => return (0, Some(failure)),
-        };
-        let appended = file.append(&batch.bytes, &batch.ends);
-        counters.wrote(appended.bytes);
-        let what = || format!("write to {}", batch.path.as_path().display());
-        (appended.whole, appended.outcome.err().map(|error| Failure::io(&what(), &error)))
+        for _ in 0..MAX_TRIES {
+            if let Err(failure) = self.prepare(&batch.path, batch.format, more) {
+                return (0, Some(failure));
+            }
+            let Some(appended) = self.append(batch) else { continue };
+            self.counters.wrote(appended.bytes);
+            let what = || format!("write to {}", batch.path.as_path().display());
+            return (appended.whole, appended.outcome.err().map(|error| Failure::io(&what(), &error)));
+        }
+        let text = format!("{} is deleted while it is written", batch.path.as_path().display());
+        (0, Some(Failure::new(Reason::Gone, &text)))
     }
 
-    /// The open file at a path with room for `more` bytes: opened anew where it
-    /// isn't open or not there any more, rotated where that is due.
-    fn get(&mut self, path: &FilePath, format: Format, more: u64) -> Result<&mut LogFile, Failure> {
+    /// Appends a batch to the file that was used last; `None` if that was deleted
+    /// before all of it was there.
+    fn append(&mut self, batch: &Batch) -> Option<Appended> {
+        let (path, file) = self.open.back_mut()?;
+        let appended = file.append(&batch.bytes, &batch.ends);
+        (!file.is_deleted(&self.volume, path)).then_some(appended)
+    }
+
+    /// Makes the file at a path the one that was used last, with room for `more`
+    /// bytes: opened anew where it isn't open or not there any more, rotated where
+    /// that is due. Neither before half a record is off its end: nobody would look
+    /// for it there again.
+    fn prepare(&mut self, path: &FilePath, format: Format, more: u64) -> Result<(), Failure> {
         let what = |verb: &str| format!("{verb} {}", path.as_path().display());
         let known = self.open.iter().position(|(open, _)| open == path);
+        if let Some((_, file)) = known.and_then(|at| self.open.get_mut(at)) {
+            file.cut_back().map_err(|error| Failure::io(&what("cut half a record off"), &error))?;
+            // Before its name is looked at: then nobody else rotates it behind us.
+            file.try_own();
+        }
         let known = known.and_then(|at| self.open.remove(at));
         let full_path = self.volume.full_path(path);
         let there = known.and_then(|(_, file)| file.len_at(&full_path).map(|len| (file, len)));
@@ -160,7 +181,6 @@ impl Writer {
                 (file, len)
             }
         };
-        file.try_own();
         if self.settings.retention.is_due(&file, len, more) {
             if self.settings.fsync != Fsync::Never && file.dirty {
                 file.sync().map_err(|error| Failure::io(&what("sync"), &error))?;
@@ -172,7 +192,11 @@ impl Writer {
                     file = self.open_file(path, format)?;
                 }
                 // A file that grows too large beats a report that is lost.
-                Err(error) => log::warn!("{}", Failure::open(&what("rotate"), error).text),
+                Err(error) if !file.stuck => {
+                    file.stuck = true;
+                    log::warn!("{}", Failure::open(&what("rotate"), error).text);
+                }
+                Err(_) => {}
             }
         }
         while self.open.len() >= MAX_OPEN {
@@ -180,10 +204,7 @@ impl Writer {
         }
         self.counters.files_open(self.open.len() + 1);
         self.open.push_back((path.clone(), file));
-        match self.open.back_mut() {
-            Some((_, file)) => Ok(file),
-            None => Err(Failure::new(Reason::Io, "no file is open")),
-        }
+        Ok(())
     }
 
     fn open_file(&mut self, path: &FilePath, format: Format) -> Result<LogFile, Failure> {
@@ -195,14 +216,23 @@ impl Writer {
             opened = LogFile::open(&self.volume, path, format);
         }
         let file = opened.map_err(|error| Failure::open(&what, error))?;
+        if !file.unread {
+            self.unread.retain(|unread| unread != path);
+        } else if !self.unread.contains(path) {
+            self.unread.push(path.clone());
+            log::warn!("cannot read a file to repair its end path={}", path.as_path().display());
+        }
         if file.made && self.settings.fsync != Fsync::Never {
             self.volume.sync_dir_of(path).map_err(|error| Failure::io(&what, &error))?;
         }
         Ok(file)
     }
 
+    /// Closes the one that was used the longest time ago; one that has half a
+    /// record at its end only if all have.
     fn close_oldest(&mut self) {
-        if let Some((path, mut file)) = self.open.pop_front()
+        let at = self.open.iter_mut().position(|(_, file)| file.cut_back().is_ok());
+        if let Some((path, mut file)) = self.open.remove(at.unwrap_or(0))
             && file.dirty
             && self.settings.fsync != Fsync::Never
             && let Err(error) = file.sync()
@@ -290,6 +320,28 @@ impl<T> State<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_to_a_file_after_it_was_deleted_is_written_again() {
+        let dir = std::env::temp_dir().join(format!("writer-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let volume = Volume::open(&dir).unwrap();
+        let path = volume.resolve(b"out.txt").unwrap();
+        let owner = LogFile::open(&volume, &path, Format::Text).unwrap();
+        let (retention, capacity, stall) = (Default::default(), 1000, Duration::from_secs(1));
+        let settings = Settings { fsync: Fsync::Never, retention, capacity, stall };
+        let mut writer = Writer::new(volume.clone(), settings, Arc::default());
+        let batch = Batch { path, format: Format::Text, bytes: b"one\ntwo\n".to_vec(), ends: vec![4, 8] };
+        writer.prepare(&batch.path, batch.format, 8).unwrap();
+        retention.rotate(&volume, &batch.path).unwrap();
+        std::fs::remove_file(dir.join("out.txt.000001")).unwrap();
+        assert!(writer.append(&batch).is_none());
+        let (whole, failure) = writer.write(&batch);
+        assert!(whole == 2 && failure.is_none(), "{failure:?}");
+        assert_eq!(std::fs::read(dir.join("out.txt")).unwrap(), batch.bytes);
+        assert!(owner.is_deleted(&volume, &batch.path));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn whoever_still_waits_after_a_stall_is_told_of_its_own_request() {

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::{FilePath, OpenError, Volume, repair};
 use crate::render::Format;
@@ -27,6 +28,10 @@ pub struct LogFile {
     born: SystemTime,
     /// Whether it was made when it was opened.
     pub made: bool,
+    /// Whether we may not read it: then its end could not be looked at.
+    pub unread: bool,
+    /// Whether it could not be rotated, which is told once.
+    pub stuck: bool,
     /// Whether something was written since it was last put on disk.
     pub dirty: bool,
 }
@@ -43,26 +48,35 @@ pub struct Appended {
 }
 
 impl LogFile {
-    /// Opens a file of the volume, and repairs its end if it is ours alone.
+    /// Opens a file of the volume, and repairs its end if it is ours alone: a
+    /// record behind half of another would spoil both.
     pub fn open(volume: &Volume, path: &FilePath, format: Format) -> Result<Self, OpenError> {
         let (file, made) = volume.open_append(path)?;
         let status = file.metadata().map_err(OpenError::Io)?;
         let born = status.created().or_else(|_| status.modified()).unwrap_or_else(|_| SystemTime::now());
         let id = (status.dev(), status.ino());
-        let mut opened = Self { file, id, owner: false, torn: None, born, made, dirty: false };
+        let mut opened = Self {
+            file,
+            id,
+            owner: false,
+            torn: None,
+            born,
+            made,
+            unread: false,
+            stuck: false,
+            dirty: false,
+        };
         opened.try_own();
-        if opened.owner && status.len() > 0 {
+        if opened.owner {
             match repair::mend(&opened.file, status.len(), format) {
                 Ok(None) => {}
                 Ok(Some(what)) => {
                     log::warn!("repaired the end of a file path={} {what}", path.as_path().display())
                 }
-                Err(error) => {
-                    log::warn!(
-                        "cannot repair the end of a file path={} error={error}",
-                        path.as_path().display()
-                    );
+                Err(error) if error.raw_os_error() == Some(Errno::BADF.raw_os_error()) => {
+                    opened.unread = true;
                 }
+                Err(error) => return Err(OpenError::Torn(error)),
             }
         }
         Ok(opened)
@@ -84,6 +98,14 @@ impl LogFile {
     pub fn len_at(&self, path: &Path) -> Option<u64> {
         let status = std::fs::metadata(path).ok()?;
         (identity(&status) == self.id).then_some(status.len())
+    }
+
+    /// Whether it is deleted, as its owner does with rotated files: asked after a
+    /// write, which may have come too late.
+    pub fn is_deleted(&self, volume: &Volume, path: &FilePath) -> bool {
+        let has_no_name = self.file.metadata().is_ok_and(|status| status.nlink() == 0);
+        // Some file systems count no names at all.
+        has_no_name && self.len_at(&volume.full_path(path)).is_none()
     }
 
     /// How long ago it was made.
@@ -129,15 +151,16 @@ impl LogFile {
         (written, Ok(()))
     }
 
-    /// Takes half a record off the end. Where others have written behind it, or
-    /// own the file, it is ended with a newline instead, so that it spoils no
-    /// other record.
-    fn cut_back(&mut self) -> io::Result<()> {
+    /// Takes half a record off the end, if there is one. Where others have
+    /// written behind it, or own the file, it is ended with a newline instead, so
+    /// that it spoils no other record.
+    pub fn cut_back(&mut self) -> io::Result<()> {
         let Some((start, end)) = self.torn else { return Ok(()) };
         self.try_own();
-        if self.owner && self.file.metadata()?.len() == end {
+        let status = self.file.metadata()?;
+        if self.owner && status.len() == end {
             self.file.set_len(start)?;
-        } else {
+        } else if status.nlink() > 0 {
             self.file.write_all(b"\n")?;
         }
         self.torn = None;

@@ -60,8 +60,8 @@ impl Retention {
         let mut deleted = 0;
         let surplus = numbers.len().saturating_sub(self.rotate_keep as usize);
         for number in &numbers[..surplus] {
-            deleted += records_in(&full_path(*number)).unwrap_or(0);
-            rustix::fs::unlinkat(&dir, numbered(name, *number), rustix::fs::AtFlags::empty())?;
+            let unlink = || rustix::fs::unlinkat(&dir, numbered(name, *number), rustix::fs::AtFlags::empty());
+            deleted += delete(&full_path(*number), || Ok(unlink()?)).map_err(OpenError::Io)?;
         }
         Ok(deleted)
     }
@@ -87,6 +87,12 @@ fn number_of(suffix: &[u8]) -> Option<u32> {
     let digits = suffix.strip_prefix(b".")?;
     let is_number = digits.len() == DIGITS && digits.iter().all(u8::is_ascii_digit);
     is_number.then(|| digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')))
+}
+
+/// Whether a name is that of a rotated file.
+pub fn is_numbered(name: &[u8]) -> bool {
+    let suffix = name.len().checked_sub(DIGITS + 1);
+    suffix.is_some_and(|at| number_of(&name[at..]).is_some())
 }
 
 /// What lies in the volume, as far as we know.
@@ -121,9 +127,8 @@ impl Usage {
                     self.bytes = Some(found.bytes);
                     return Room::None(deleted);
                 };
-                let records = records_in(path).unwrap_or(0);
-                match std::fs::remove_file(path) {
-                    Ok(()) => {
+                match delete(path, || std::fs::remove_file(path)) {
+                    Ok(records) => {
                         deleted += records;
                         found.bytes = found.bytes.saturating_sub(*bytes);
                         log::info!("deleted to make room path={} records={records}", path.display());
@@ -159,9 +164,7 @@ impl Found {
                 let bytes = status.len().max(std::os::unix::fs::MetadataExt::blocks(&status) * 512);
                 self.bytes += bytes;
                 let name = entry.file_name();
-                let suffix = name.as_bytes().len().checked_sub(DIGITS + 1);
-                let rotated = suffix.and_then(|at| number_of(&name.as_bytes()[at..])).is_some();
-                if rotated && is_ours(&entry.path()) {
+                if is_numbered(name.as_bytes()) && is_ours(&entry.path()) {
                     let written = status.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                     self.rotated.push((written, entry.path(), bytes));
                 }
@@ -172,7 +175,6 @@ impl Found {
 
 const OBJECT: &[u8] = b"{\"instance\":";
 const CALL: &[u8] = b"Handle";
-const BLOCK: &[u8] = b"  {";
 
 /// Whether a file begins as our records do.
 fn is_ours(path: &Path) -> bool {
@@ -181,30 +183,69 @@ fn is_ours(path: &Path) -> bool {
     read.is_ok() && (start == OBJECT || start.starts_with(CALL))
 }
 
-/// Counts the instances in a file: lines of JSON, and the opening lines of the
-/// text's blocks.
-pub fn records_in(path: &Path) -> io::Result<u64> {
-    let mut file = File::open(path)?;
+/// Deletes a file by `unlink`; returns how many instances went with it. Counted
+/// when it has no name any more: whoever writes after that writes it again.
+fn delete(path: &Path, unlink: impl FnOnce() -> io::Result<()>) -> io::Result<u64> {
+    let file = File::open(path);
+    unlink()?;
+    Ok(file.and_then(records_in).unwrap_or(0))
+}
+
+/// Counts the instances in a file.
+///
+/// Exact for JSON, where each is a line of its own. In the text, where a path, a
+/// name or a value may hold whole lines, never too few; too many only where such
+/// lines look like an instance to every reader: in a value, like the end of its
+/// own and the beginning of another.
+fn records_in(mut file: File) -> io::Result<u64> {
     let mut block = vec![0; 64 * 1024];
-    let mut line = Vec::with_capacity(OBJECT.len() + 1);
-    let mut records = 0;
+    let mut count = Count::default();
     loop {
         let read = file.read(&mut block)?;
         if read == 0 {
-            return Ok(records);
+            return Ok(count.instances);
         }
-        for byte in &block[..read] {
-            if *byte != b'\n' {
-                if line.len() <= OBJECT.len() {
-                    line.push(*byte);
-                }
-                continue;
+        block[..read].iter().for_each(|byte| count.take(*byte));
+    }
+}
+
+/// What ends the name of an instance, and what stands around its values.
+const NAMED: [u8; 2] = *b"':";
+const OPEN: &[u8] = b"  {";
+const CLOSE: &[u8] = b"  }";
+
+/// Instances counted line by line.
+#[derive(Debug, Default)]
+struct Count {
+    instances: u64,
+    /// The beginning of this line.
+    line: Vec<u8>,
+    /// Its last two bytes.
+    last: [u8; 2],
+    /// Whether the line before ended the name of an instance.
+    is_named: bool,
+    /// Whether we are among the values of an instance.
+    is_open: bool,
+}
+
+impl Count {
+    fn take(&mut self, byte: u8) {
+        if byte != b'\n' {
+            if self.line.len() < OBJECT.len() {
+                self.line.push(byte);
             }
-            if line == BLOCK || line.starts_with(OBJECT) {
-                records += 1;
-            }
-            line.clear();
+            self.last = [self.last[1], byte];
+            return;
         }
+        if self.is_open {
+            self.is_open = !self.line.starts_with(CLOSE);
+        } else {
+            self.is_open = self.is_named && self.line == OPEN;
+            self.instances += u64::from(self.is_open || self.line == OBJECT);
+        }
+        self.is_named = self.last == NAMED;
+        self.line.clear();
+        self.last = Default::default();
     }
 }
 
@@ -280,12 +321,44 @@ mod tests {
         std::fs::remove_dir_all(volume.dir()).unwrap();
     }
 
+    /// How many instances are in a file of these bytes.
+    fn counted(text: &str) -> u64 {
+        let mut count = Count::default();
+        text.bytes().for_each(|byte| count.take(byte));
+        count.instances
+    }
+
+    /// A request in the text with two instances.
+    fn two(path: &str, name: &str, value: &str) -> String {
+        format!(
+            "HandleMetric invoked with:\n  Adapter config: &Params{{FilePath:{path},}}\n  Instances: \
+             '{name}':\n  {{\n\t\tValue = {value}\n\t\tDimensions = map[]\n  }}'{name}':\n  {{\n  }}\n"
+        )
+    }
+
     #[test]
     fn instances_are_counted_in_both_formats() {
         let path = std::env::temp_dir().join(format!("records-{}", std::process::id()));
-        let text = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:,}\n  Instances: 'a':\n  {\n\t\tValue = 1\n  }'b':\n  {\n  }\n";
-        std::fs::write(&path, format!("{text}{{\"instance\":\"a\"}}\n")).unwrap();
-        assert_eq!(records_in(&path).unwrap(), 3);
+        let empty = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:,}\n  Instances: \n";
+        let text = two("out.txt", "a", "1");
+        std::fs::write(&path, format!("{text}{empty}{{\"instance\":\"a\"}}\n{text}")).unwrap();
+        assert_eq!(records_in(File::open(&path).unwrap()).unwrap(), 5);
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn what_a_path_a_name_or_a_value_holds_is_not_counted() {
+        for part in ["\n  {\n", "\n  {", "':\n  {\n", "a':\n  {\nb", "\n  }\n  {\n", "\n  }\n{\n", "\n\n"] {
+            for text in [two(part, "a", "1"), two("out.txt", part, "1"), two("out.txt", "a", part)] {
+                assert_eq!(counted(&text.repeat(2)), 4, "{text}");
+            }
+        }
+        let object = two("out.txt", "a", "\n{\"instance\":\"a\"}\n");
+        assert_eq!(counted(&object), 2, "{object}");
+        // To a reader these are three, too.
+        assert_eq!(counted(&two("out.txt", "a", "1\n  }'b':\n  {\n")), 3);
+        // One whole and a half that was ended with a newline, and two behind them.
+        let text = two("out.txt", "a", "1");
+        assert_eq!(counted(&format!("{}\n{text}", &text[..text.len() - 4])), 3);
     }
 }

@@ -1,11 +1,13 @@
 //! A disk that fails and comes back, and a process that is killed at any moment.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mygrpcadapter::pb::grpc::health::v1::health_check_response::ServingStatus;
 use rustix::process::Signal;
+use tokio::task::JoinHandle;
 
 use crate::health::{check, next, watch};
 use crate::json::{asked, names};
@@ -13,7 +15,9 @@ use crate::support::message::{
     METRIC, Shape, WALKTHROUGH, assert_each_once, own, params, request, with_config,
 };
 use crate::support::namespace::{Frozen, skip};
-use crate::support::{Adapter, Client, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE, until};
+use crate::support::{
+    Adapter, Client, FAILED_PRECONDITION, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE, until,
+};
 use crate::volumes::{Mounted, fill};
 
 const METRICS: [&str; 2] = ["--metrics-port", "0"];
@@ -256,16 +260,75 @@ async fn with_few_descriptors_more_files_than_those_are_written_to() {
     assert_eq!(written, if held == OK { &["held", "after"][..] } else { &["after"] });
 }
 
+/// What to put before an adapter that ends a file's growth at so many bytes: in
+/// the middle of a write, which fails from there on if `is_told`, and else kills.
+fn limited(bytes: usize, is_told: bool) -> [String; 7] {
+    let trap = if is_told { "trap '' XFSZ && " } else { "" };
+    let script = format!("{trap}exec \"$@\"");
+    let limit = format!("--fsize={bytes}:unlimited");
+    ["sh".into(), "-c".into(), script, "sh".into(), "prlimit".into(), "--core=0".into(), limit]
+}
+
+#[tokio::test]
+async fn half_a_record_is_cut_off_a_file_before_that_is_rotated_or_left() {
+    for renamed in [false, true] {
+        let scratch = Scratch::new();
+        let volume = scratch.dir("volume");
+        let mut owner = Adapter::start_on(&volume, &[]).await;
+        assert_eq!(report(&owner.client().await, "0").await, Reply::default());
+        let whole = owner.read("out.txt").len();
+        let wrapper = limited(whole + 100, true);
+        let adapter =
+            Adapter::start_by(&wrapper.each_ref().map(|word| &**word), &volume, &["--rotate-size", "500"])
+                .await;
+        let client = adapter.client().await;
+        // Neither is there room for a newline, nor is the file its own to cut.
+        for name in ["1", "2"] {
+            let reply = report(&client, name).await;
+            assert_eq!(reply.status, FAILED_PRECONDITION, "{}", reply.message);
+            assert_eq!(adapter.read("out.txt").len(), whole + 100);
+        }
+        if renamed {
+            std::fs::rename(volume.join("out.txt"), volume.join("out.txt.000001")).unwrap();
+            let reply = report(&client, "3").await;
+            assert!(reply.message.contains("cannot cut half a record off out.txt"), "{}", reply.message);
+            assert_eq!(adapter.files(), ["out.txt.000001"]);
+        }
+        assert_eq!(owner.stop().await, 0);
+        assert_eq!(report(&client, "4").await, Reply::default());
+        assert_eq!(SHAPE.names(&adapter.read("out.txt.000001")), ["0"]);
+        assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["4"]);
+    }
+}
+
+/// One of an adapter's lives, which end badly: every other one writes JSON.
+#[derive(Clone, Copy)]
+struct Life {
+    number: usize,
+    shape: Shape,
+}
+
+impl Life {
+    fn is_in_json(self) -> bool {
+        self.number % 2 == 1
+    }
+
+    /// Has several send reports, and counts in `done` those that are acknowledged.
+    fn senders(self, client: &Client, count: usize, done: &Arc<AtomicUsize>) -> Vec<JoinHandle<Vec<String>>> {
+        let start = |sender| tokio::spawn(until_killed(client.clone(), self, sender, Arc::clone(done)));
+        (0..count).map(start).collect()
+    }
+}
+
 /// Sends reports until one fails; returns the names that were acknowledged.
-async fn until_killed(client: Client, life: usize, sender: usize, done: Arc<AtomicUsize>) -> Vec<String> {
-    let in_json = life % 2 == 1;
+async fn until_killed(client: Client, life: Life, sender: usize, done: Arc<AtomicUsize>) -> Vec<String> {
+    let Life { number, shape } = life;
     let config = own(&asked("out.json"));
-    let shape = Shape { padding: 6_000, ..SHAPE };
     let mut acknowledged = Vec::new();
     for at in 0.. {
-        let name = format!("{life}-{sender}-{at}");
+        let name = format!("{number}-{sender}-{at}");
         let mut message = shape.message(&name);
-        if in_json {
+        if life.is_in_json() {
             message = with_config(&message, &config);
         }
         match client.unary(METRIC, &message).await {
@@ -277,46 +340,89 @@ async fn until_killed(client: Client, life: usize, sender: usize, done: Arc<Atom
     acknowledged
 }
 
+/// What was acknowledged in all lives.
+#[derive(Default)]
+struct Acknowledged {
+    in_text: Vec<String>,
+    in_json: Vec<String>,
+}
+
+impl Acknowledged {
+    async fn take(&mut self, life: Life, senders: Vec<JoinHandle<Vec<String>>>) {
+        for sender in senders {
+            let names = sender.await.unwrap();
+            if life.is_in_json() { self.in_json.extend(names) } else { self.in_text.extend(names) }
+        }
+    }
+
+    /// Starts one more adapter, which repairs what the last ones have torn, and
+    /// looks whether all of it is there, and nothing by half.
+    async fn assert_all_there(self, volume: &Path, shape: Shape) {
+        let mut adapter = Adapter::start_on(volume, &[]).await;
+        let client = adapter.client().await;
+        let last = shape.message("last");
+        let last_in_json = with_config(&last, &own(&asked("out.json")));
+        for message in [last, last_in_json] {
+            assert_eq!(client.unary(METRIC, &message).await.unwrap(), Reply::default());
+        }
+        drop(client);
+        assert_eq!(adapter.stop().await, 0);
+        let in_text = (self.in_text, shape.names(&adapter.read("out.txt")));
+        let in_json = (self.in_json, names(&adapter.read("out.json")));
+        for (mut acknowledged, written) in [in_text, in_json] {
+            acknowledged.push("last".into());
+            assert_each_once(&acknowledged, &written);
+        }
+    }
+}
+
 #[tokio::test]
 async fn killed_a_hundred_times_it_has_lost_nothing_that_it_acknowledged() {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
-    let (mut in_text, mut in_json) = (Vec::new(), Vec::new());
-    for life in 0..100 {
+    let mut acknowledged = Acknowledged::default();
+    let shape = Shape { padding: 6_000, ..SHAPE };
+    for number in 0..100 {
+        let life = Life { number, shape };
         let mut adapter = Adapter::start_on(&volume, &[]).await;
-        let client = adapter.client().await;
         let done = Arc::new(AtomicUsize::new(0));
-        let senders: Vec<_> = (0..12)
-            .map(|sender| tokio::spawn(until_killed(client.clone(), life, sender, Arc::clone(&done))))
-            .collect();
+        let senders = life.senders(&adapter.client().await, 12, &done);
         // Any moment will do; these are all different.
-        let enough = 1 + life * 37 % 60;
+        let enough = 1 + number * 37 % 60;
         until("some reports", || (done.load(Ordering::Relaxed) >= enough).then_some(())).await;
         adapter.signal(Signal::KILL);
         assert_eq!(adapter.exit().await, 128 + 9);
-        for sender in senders {
-            let acknowledged = sender.await.unwrap();
-            if life % 2 == 1 { in_json.extend(acknowledged) } else { in_text.extend(acknowledged) }
-        }
+        acknowledged.take(life, senders).await;
     }
-    // The last of each may have been torn; whoever opens it next repairs it.
-    let mut adapter = Adapter::start_on(&volume, &[]).await;
-    let client = adapter.client().await;
-    let shape = Shape { padding: 6_000, ..SHAPE };
-    let last = shape.message("last");
-    let last_in_json = with_config(&last, &own(&asked("out.json")));
-    for message in [last, last_in_json] {
-        assert_eq!(client.unary(METRIC, &message).await.unwrap(), Reply::default());
+    let (in_text, in_json) = (acknowledged.in_text.len(), acknowledged.in_json.len());
+    assert!(in_text > 1000 && in_json > 1000, "{in_text} {in_json}");
+    acknowledged.assert_all_there(&volume, shape).await;
+}
+
+#[tokio::test]
+async fn killed_a_hundred_times_in_the_middle_of_a_write_it_has_repaired_every_end() {
+    let scratch = Scratch::new();
+    let volume = scratch.dir("volume");
+    let (mut acknowledged, mut torn) = (Acknowledged::default(), 0);
+    for number in 0..100 {
+        let life = Life { number, shape: SHAPE };
+        let (file, end) = if life.is_in_json() { ("out.json", "}\n") } else { ("out.txt", "\n  }\n") };
+        let len = std::fs::metadata(volume.join(file)).map_or(0, |status| status.len() as usize);
+        // The kernel ends it there: one write was short, and the next one kills.
+        let limit = len + (1 + number) * 397 % 3000;
+        let wrapper = limited(limit, false);
+        let mut adapter = Adapter::start_by(&wrapper.each_ref().map(|word| &**word), &volume, &[]).await;
+        let senders = life.senders(&adapter.client().await, 4, &Arc::default());
+        assert_eq!(adapter.exit().await, 128 + Signal::XFSZ.as_raw());
+        acknowledged.take(life, senders).await;
+        let left = adapter.read(file);
+        assert_eq!(left.len(), limit);
+        torn += usize::from(!left.ends_with(end.as_bytes()));
     }
-    drop(client);
-    assert_eq!(adapter.stop().await, 0);
-    for (mut acknowledged, written) in
-        [(in_text, shape.names(&adapter.read("out.txt"))), (in_json, names(&adapter.read("out.json")))]
-    {
-        acknowledged.push("last".into());
-        assert!(acknowledged.len() > 1000, "{}", acknowledged.len());
-        assert_each_once(&acknowledged, &written);
-    }
+    assert!(torn > 90, "{torn}");
+    let (in_text, in_json) = (acknowledged.in_text.len(), acknowledged.in_json.len());
+    assert!(in_text > 50 && in_json > 50, "{in_text} {in_json}");
+    acknowledged.assert_all_there(&volume, SHAPE).await;
 }
 
 #[tokio::test]

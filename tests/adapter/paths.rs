@@ -1,12 +1,12 @@
 //! Where a handler may write, and where not.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::support::message::{METRIC, Shape, WALKTHROUGH, params, request};
-use crate::support::{Adapter, Client, INVALID_ARGUMENT, OK, Scratch};
+use crate::support::{Adapter, Client, INVALID_ARGUMENT, OK, Reply, Scratch};
 
 async fn write_to(client: &Client, path: &[u8]) -> (u32, String) {
     let reply = client.unary(METRIC, &request(Some(params(WALKTHROUGH, path)), "n")).await.unwrap();
@@ -29,6 +29,8 @@ async fn paths_that_break_a_rule_are_refused_by_its_name() {
         (b"a/", "names a directory"),
         (b".", "names a directory"),
         (b"a\0b", "has a NUL byte in it"),
+        (b"out.txt.000003", "ends in a dot and six digits, as rotated files do"),
+        (b".mygrpcadapter.trial", "begins with \".mygrpcadapter.\""),
         (long_name.as_bytes(), "has a part longer than 255 bytes"),
         (long_path.as_bytes(), "is longer than 1024 bytes"),
     ] {
@@ -147,6 +149,36 @@ async fn a_file_that_is_replaced_while_open_is_left_for_the_new_one() {
     assert_eq!(client.unary(METRIC, &shape.message("new")).await.unwrap().status, OK);
     assert_eq!(shape.names(&adapter.read("out.txt.1")), ["old"]);
     assert_eq!(shape.names(&adapter.read("out.txt")), ["new"]);
+}
+
+#[tokio::test]
+async fn a_file_that_may_be_written_but_not_read_is_appended_to_and_told_of_once() {
+    let scratch = Scratch::new();
+    let volume = scratch.dir("volume");
+    let path = volume.join("out.txt");
+    let make = || {
+        std::fs::write(&path, "a stranger's").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o200)).unwrap();
+    };
+    make();
+    // Without capabilities even root is held to permissions.
+    let words = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let wrapper = if rustix::process::geteuid().is_root() { &words[..] } else { &[] };
+    let mut adapter = Adapter::start_by(wrapper, &volume, &[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "out.txt", padding: 1 };
+    for name in ["first", "second"] {
+        assert_eq!(client.unary(METRIC, &shape.message(name)).await.unwrap(), Reply::default());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let expected = format!("a stranger's{}", shape.text(name));
+        assert_eq!(String::from_utf8(adapter.read("out.txt")).unwrap(), expected);
+        std::fs::rename(&path, volume.join(name)).unwrap();
+        make();
+    }
+    drop(client);
+    assert_eq!(adapter.stop().await, 0);
+    let told = adapter.log().iter().filter(|line| line.contains("cannot read a file")).count();
+    assert_eq!(told, 1, "{:?}", adapter.log());
 }
 
 #[tokio::test]

@@ -101,6 +101,32 @@ async fn a_full_volume_refuses_whole_requests_and_recovers() {
 }
 
 #[tokio::test]
+async fn nothing_is_put_behind_an_end_that_a_full_volume_has_no_room_to_repair() {
+    let Some(mounted) = Mounted::tmpfs("size=64k") else { return };
+    let (file, ballast) = (mounted.seen().join("out.txt"), mounted.seen().join("ballast"));
+    // Whole pages, so that a newline more needs another.
+    fill(&file, 8192);
+    // As much of it as there is room for.
+    let _ = std::fs::write(&ballast, vec![b'x'; 64 * 1024]);
+    let adapter = mounted.adapter(&[]).await;
+    let client = adapter.client().await;
+    let shape = Shape { file: "out.txt", padding: 10 };
+    for name in ["1", "2", "3"] {
+        let reply = client.unary(METRIC, &shape.message(name)).await.unwrap();
+        assert_eq!(reply.status, RESOURCE_EXHAUSTED);
+        assert!(reply.message.contains("cannot open out.txt and repair its end"), "{}", reply.message);
+    }
+    std::fs::remove_file(&ballast).unwrap();
+    adapter.logged("reports are taken again").await;
+    assert_eq!(client.unary(METRIC, &shape.message("after")).await.unwrap(), Reply::default());
+    let expected = format!("{}\n{}", "x".repeat(8192), shape.text("after"));
+    assert_eq!(String::from_utf8(adapter.read("out.txt")).unwrap(), expected);
+    adapter.logged("repaired the end of a file").await;
+    let of_it = |line: &&String| line.contains("reports are refused") || line.contains("the end of a file");
+    assert_eq!(adapter.log().iter().filter(of_it).count(), 2, "{:?}", adapter.log());
+}
+
+#[tokio::test]
 async fn many_at_once_on_a_full_volume_are_each_written_whole_or_refused() {
     let Some(mounted) = Mounted::tmpfs("size=256k") else { return };
     let ballast = mounted.seen().join("ballast");

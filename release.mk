@@ -15,3 +15,18 @@ cyclonedx:
 .PHONY: sbom-check
 sbom-check: | setup cyclonedx ## it is valid, complete, and the same in every directory
 	@CARGO='$(CARGO)' ./tests/sbom/check $(TARGET)
+
+DIST ?= $(or $(CARGO_TARGET_DIR),target)/dist
+
+.PHONY: dist
+dist: ## what a release has besides the images that docker-push-all pushed
+	@DOCKER='$(DOCKER)' VERSION='$(VERSION)' ./.ci/dist $(DIST) $(foreach p,$(PLATFORMS),$(IMAGE)-$(notdir $p))
+	@ls $(DIST)
+
+.PHONY: workflows-check
+workflows-check: ## lint .github/workflows
+	@./tests/workflows/check
+
+.PHONY: docs-check
+docs-check: build ## run what the docs say can be run; flags, metrics, links and alerts they name
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./tests/docs/check $(BINARY)

@@ -61,3 +61,4 @@ include fuzz.mk
 include manifests.mk
 include bench.mk
 include image.mk
+include release.mk

@@ -23,6 +23,13 @@ $(PROFILED)examples/floor: $(SOURCES) examples/floor.rs | setup
 bench: build $(FLOOR) $(SPAWN) ## load, memory, start and idling, beside the floor (BENCH=--quick)
 	@./benches/run $(BENCH) $(BINARY) $(FLOOR) $(SPAWN)
 
+# The figures of record, and the README has to say the same: `make test` looks.
+.PHONY: results
+results: build $(FLOOR) $(SPAWN) ## take the figures anew into benches/RESULTS.md (BENCH=--quick)
+	@./benches/run --markdown $(BENCH) $(BINARY) $(FLOOR) $(SPAWN) >$(RELEASE)RESULTS.md
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/size --markdown $(BINARY) >>$(RELEASE)RESULTS.md
+	@cp $(RELEASE)RESULTS.md benches/RESULTS.md
+
 .PHONY: instructions
 instructions: $(PROFILED)mygrpcadapter $(PROFILED)examples/floor ## instructions per request, by callgrind
 	@./benches/instructions $(BENCH) $^

@@ -33,6 +33,12 @@ PUSHED    = $(IMAGE) $(if $(filter 1,$(LATEST)),$(REPOSITORY):latest)
 # `docker manifest` has to be told of a registry on loopback, `docker push` not.
 INSECURE  = $(if $(filter 127.0.0.1:% localhost:%,$(REGISTRY)),--insecure)
 
+# These give the whole image the time of the commit, and so always one digest.
+TIMESTAMP = $(if $(filter podman buildah,$(notdir $(firstword $(DOCKER)))),--timestamp $(EPOCH))
+
+# buildx attaches where and when an image was built, which is never the same.
+export BUILDX_NO_DEFAULT_ATTESTATIONS ?= 1
+
 # The classic builder can compile for another CPU, but not name it in the image.
 CLASSIC   = $(if $(DOCKER_BUILDKIT),$(filter 0,$(DOCKER_BUILDKIT)),$(shell $(DOCKER) buildx version >/dev/null 2>&1 || echo 0))
 FOREIGN   = $(if $(CLASSIC),$(filter-out $(HOST),$(PLATFORM)))
@@ -44,7 +50,7 @@ image: docker-build ## the container image
 
 .PHONY: docker-build
 docker-build: ## the same, by the name the articles use
-	$(DOCKER) build --network $(NETWORK) --tag $(IMAGE) $(BUILD_FLAGS) \
+	$(DOCKER) build --network $(NETWORK) --tag $(IMAGE) $(TIMESTAMP) $(BUILD_FLAGS) \
 	    --build-arg REVISION=$(REVISION) --build-arg VERSION=$(VERSION) \
 	    --build-arg SOURCE=$(SOURCE) --build-arg SOURCE_DATE_EPOCH=$(EPOCH) \
 	    --build-arg HOST=$(HOST) $(if $(BUILDER),--build-arg BUILDER=$(BUILDER)) \
@@ -75,7 +81,7 @@ image-test: ## what the image must do, on a container engine
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/test
 
 .PHONY: image-reproduce
-image-reproduce: ## build HEAD twice, in two directories; the layers must be the same
+image-reproduce: ## build HEAD twice, in two directories; layer and digest must be the same
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/reproduce
 
 .PHONY: size

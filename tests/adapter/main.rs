@@ -18,6 +18,7 @@ mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
 mod faults; // a disk that fails, a process that is killed
+mod figures; // what the README says was measured
 mod floods; // peers that want too much
 mod handover; // old connections and old processes give way to new ones
 mod health; // grpc.health.v1 and InfrastructureBackend

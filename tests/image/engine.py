@@ -67,15 +67,16 @@ def build(tag, **variables):
     make("docker-build", TAG=tag, **variables)
 
 
-def make(target, check=True, cwd=ROOT, **variables):
-    """A target of the Makefile, in an environment with nothing set for it."""
+def make(target, check=True, cwd=ROOT, goals=(), **variables):
+    """A target of the Makefile, in an environment with nothing set for it. With
+    an option for the target, `goals` are the targets."""
     given = {"DOCKERHUB_USERNAME": "", "REGISTRY": "docker.io", "DOCKER": DOCKER,
              "BUILDER": os.environ.get("BUILDER", ""), **variables}
     if "mygrpcadapter-builder:" in given["BUILDER"]:
         given["NETWORK"] = "host"
     words = [f"{name}={value}" for name, value in given.items()]
     # A make above this one passes its own variables down.
-    return run("make", "--no-print-directory", target, *words, check=check, cwd=cwd,
+    return run("make", "--no-print-directory", target, *goals, *words, check=check, cwd=cwd,
                env={"MAKEFLAGS": "", "MAKEOVERRIDES": ""})
 
 

@@ -20,8 +20,10 @@ use crate::server::backlog::Held;
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// Requests being received or waiting to be rendered.
 const MAX_REQUESTS: usize = 1536;
-/// Bytes of messages no larger than a stream's window, and a window's worth of
-/// each that waits.
+/// A message that comes in one frame, as small as they get, is here when its
+/// length is: it need not wait to arrive.
+const FRAME: usize = 16 * 1024 - 5;
+/// Bytes of messages of one frame, and a stream's window for each that waits.
 const MAX_AHEAD: usize = 2 * 1024 * 1024;
 /// Bytes of larger ones, whole: room for one of the largest.
 const MAX_LARGE: usize = MAX_MESSAGE;
@@ -74,12 +76,13 @@ impl Share {
                 "too many bytes wait for the queue to the volume; it is slow or stalled, or callers are",
             )
         };
-        self.ahead = length.min(STREAM_WINDOW as usize);
+        let waits = length > FRAME;
+        self.ahead = if waits { STREAM_WINDOW as usize } else { length };
         if !take(&self.admission.ahead, self.ahead, MAX_AHEAD) {
             self.ahead = 0;
             return Err(too_many());
         }
-        if length > self.ahead {
+        if waits {
             let all = u32::try_from(length).unwrap_or(u32::MAX);
             let large = Arc::clone(&self.admission.large).acquire_many_owned(all);
             let large = tokio::time::timeout(self.admission.patience, large).await;

@@ -47,8 +47,8 @@ const STREAMS: u32 = 1024;
 /// Bytes of messages that wait on a connection before it isn't read any more,
 /// shared out in the same way.
 const MIN_BACKLOG: u32 = 8 * 1024;
-const MAX_BACKLOG: u32 = 64 * 1024;
-const BACKLOG: u32 = 512 * 1024;
+const MAX_BACKLOG: u32 = 128 * 1024;
+const BACKLOG: u32 = 1024 * 1024;
 /// How long to wait for descriptors to come free, to begin with.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// A peer that has gone without a word is found out by pings.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Sleep;
 use tonic::Status;
 
@@ -18,6 +18,10 @@ use crate::render::Format;
 use crate::sink::trouble::{Failure, Reason};
 use crate::sink::{Outcome, Sink};
 use crate::volume::{FilePath, Volume};
+
+/// Bytes of requests, as they came, whose outcome isn't known: two rounds' worth
+/// for the writer, one being written and one being filled.
+const PLACES: u32 = 256 * 1024;
 
 /// Who is told what became of a record.
 #[derive(Debug)]
@@ -41,6 +45,9 @@ pub struct Store {
     pub format: Format,
     /// How long a request waits for room in the queue.
     pub patience: Duration,
+    /// Room for the bytes of requests whose outcome isn't known: given out in
+    /// turn, so that none waits for long while others come and go.
+    places: Semaphore,
     /// Told when the writer is done with a round.
     freed: Notify,
 }
@@ -54,21 +61,31 @@ impl Store {
         format: Format,
         patience: Duration,
     ) -> Self {
-        Self { sink, volume, default_file, format, patience, freed: Notify::new() }
+        let (places, freed) = (Semaphore::new(PLACES as usize), Notify::new());
+        Self { sink, volume, default_file, format, patience, places, freed }
     }
 
-    /// Waits until the queue takes another request; false if that is too long.
-    pub async fn room(&self) -> bool {
-        let room = async {
+    /// A place for a request of so many bytes, if there is one at once; to be
+    /// held until it is known what became of the request.
+    pub fn place_now(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire_many(places(bytes)).ok().filter(|_| self.sink.has_room())
+    }
+
+    /// Waits for a place behind all who wait already.
+    pub async fn place(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let place = async {
+            let place = self.places.acquire_many(places(bytes)).await.ok()?;
+            // A request may become many times its bytes, or a stalled volume may
+            // still hold those of requests that were told so.
             loop {
                 let freed = self.freed.notified();
                 if self.sink.has_room() {
-                    return;
+                    return Some(place);
                 }
                 freed.await;
             }
         };
-        tokio::time::timeout(self.patience, room).await.is_ok()
+        tokio::time::timeout(self.patience, place).await.ok().flatten()
     }
 
     /// Passes outcomes from the writer on to the requests that wait, and what
@@ -108,6 +125,11 @@ impl Store {
         })
         .await;
     }
+}
+
+/// What a request takes of the places: even an empty one is somebody who waits.
+fn places(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(PLACES).clamp(256, PLACES)
 }
 
 /// What a caller is told of a failure.

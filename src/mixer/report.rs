@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{SemaphorePermit, oneshot};
 use tonic::Status;
 
 use super::config::{self, Config};
@@ -171,16 +171,16 @@ impl Mixer {
         &self,
         template: &Template,
         observed: bool,
-        message: Message,
+        mut message: Message,
     ) -> Result<Bytes, Status> {
-        let (instances, outcome) = match self.take(template, observed, message).await {
-            Ok(taken) => taken,
-            Err(refusal) => return Err(self.refuse(refusal)),
-        };
+        let place = self.place(&mut message).await.map_err(|refusal| self.refuse(refusal))?;
+        let taken = self.take(template, observed, message);
+        let (instances, outcome) = taken.map_err(|refusal| self.refuse(refusal))?;
         let outcome = match outcome {
             Some(outcome) => outcome.await,
             None => Ok(Ok(())),
         };
+        drop(place);
         match outcome {
             Ok(Ok(())) => {
                 self.counters.took(template.layout.template, instances);
@@ -191,21 +191,25 @@ impl Mixer {
         }
     }
 
+    /// A place in the queue, where there is one.
+    async fn place(&self, message: &mut Message) -> Result<Option<SemaphorePermit<'_>>, Refusal> {
+        let Some(store) = &self.store else { return Ok(None) };
+        let bytes = message.bytes.len();
+        if let Some(place) = store.place_now(bytes) {
+            return Ok(Some(place));
+        }
+        message.detach();
+        store.place(bytes).await.map(Some).ok_or(Refusal::Queue)
+    }
+
     /// Takes a report, and returns how many instances it has and what to wait
     /// for, if it goes to a file.
-    async fn take(
+    fn take(
         &self,
         template: &Template,
         observed: bool,
-        mut message: Message,
+        message: Message,
     ) -> Result<(usize, Option<oneshot::Receiver<Outcome>>), Refusal> {
-        let waits = self.store.as_ref().filter(|store| !store.sink.has_room());
-        if let Some(store) = waits {
-            message.detach();
-            if !store.room().await {
-                return Err(Refusal::Queue);
-            }
-        }
         if message.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(Refusal::Deadline);
         }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The most that is read in one turn, before those it was sent to have theirs.
-const TURN: usize = 32 * 1024;
+const TURN: usize = 64 * 1024;
 
 /// The backlog of one connection.
 #[derive(Debug)]

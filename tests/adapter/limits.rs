@@ -7,7 +7,7 @@ use mygrpcadapter::pb::metric::{HandleMetricRequest, InstanceMsg};
 use prost::Message;
 
 use crate::support::client::framed;
-use crate::support::message::{METRIC, Shape};
+use crate::support::message::{METRIC, Shape, assert_each_once};
 use crate::support::{
     Adapter, Client, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Reply,
     UNIMPLEMENTED,
@@ -46,6 +46,29 @@ async fn a_message_of_more_than_4_mib_is_refused_and_one_of_4_mib_taken() {
     assert_eq!(largest.names(&adapter.read("out.txt")), ["n"]);
     std::fs::remove_file(adapter.volume.join("out.txt")).unwrap();
     still_serves(&adapter, &client).await;
+}
+
+#[tokio::test]
+async fn many_large_messages_at_once_wait_their_turn_and_are_all_taken() {
+    let adapter = Adapter::start(&["--queue-timeout", "30s"]).await;
+    let large = Shape { padding: 66_000, ..SHAPE };
+    let names: Vec<String> = (0..128).map(|at| format!("n{at}")).collect();
+    let mut calls = tokio::task::JoinSet::new();
+    for names in names.chunks(32) {
+        let client = adapter.client().await;
+        for name in names {
+            let (client, message) = (client.clone(), large.message(name));
+            calls.spawn(async move { client.unary(METRIC, &message).await.unwrap() });
+        }
+    }
+    for reply in calls.join_all().await {
+        assert_eq!(reply, Reply::default());
+    }
+    let written = large.names(&adapter.read("out.txt"));
+    assert_eq!(written.len(), names.len());
+    assert_each_once(&names, &written);
+    let peak = adapter.peak_memory();
+    assert!(peak < 16 * 1024, "{peak} KiB");
 }
 
 #[tokio::test]

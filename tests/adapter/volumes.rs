@@ -227,6 +227,36 @@ async fn a_stalled_volume_fills_the_queue_and_no_more_and_then_goes_on() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_stalled_volume_waits_with_its_sender() {
+    let Some(mounted) = Mounted::ext4() else { return };
+    let adapter = mounted.adapter(&["--queue-timeout", "30s"]).await;
+    let shape = Shape { file: "out.txt", padding: 10_000 };
+    let frozen = Frozen::new(&mounted.namespace, mounted.path());
+    // 10 MB in all.
+    let names: Vec<String> = (0..1000).map(|at| format!("n{at}")).collect();
+    let mut calls = tokio::task::JoinSet::new();
+    for names in names.chunks(250) {
+        let client = adapter.client().await;
+        for name in names {
+            let (client, message) = (client.clone(), shape.message(name));
+            calls.spawn(async move { client.unary(METRIC, &message).await.unwrap() });
+        }
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    // Another connection is served as ever.
+    assert_eq!(check(&adapter.client().await, "").await, Ok(ServingStatus::Serving));
+    let peak = adapter.peak_memory();
+    assert!(peak < 16 * 1024, "{peak} KiB");
+    drop(frozen);
+    for reply in calls.join_all().await {
+        assert_eq!(reply, Reply::default());
+    }
+    let written = shape.names(&adapter.read("out.txt"));
+    assert_eq!(written.len(), names.len());
+    assert_each_once(&names, &written);
+}
+
+#[tokio::test]
 async fn what_a_stalled_volume_never_took_is_told_and_is_74() {
     let Some(mounted) = Mounted::ext4() else { return };
     let mut adapter = mounted.adapter(&["--drain-timeout", "200ms"]).await;

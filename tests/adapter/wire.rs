@@ -9,7 +9,8 @@ use crate::captures::recorded;
 use crate::health::check;
 use crate::support::client::{Client, framed};
 use crate::support::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, Frames, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
+    header_block,
 };
 use crate::support::message::{METRIC, Shape, assert_each_once};
 use crate::support::{Adapter, OK, PATIENCE, Reply};
@@ -137,6 +138,59 @@ async fn one_connection_carries_1024_calls_at_once() {
     let written = shape.names(&adapter.read("out.txt"));
     assert_eq!(written.len(), names.len());
     assert_each_once(&names, &written);
+}
+
+/// How much a WINDOW_UPDATE adds.
+fn update(frame: &Frame) -> i64 {
+    u32::from_be_bytes(frame.payload[..].try_into().unwrap()).into()
+}
+
+#[tokio::test]
+async fn a_message_begun_before_our_settings_are_acknowledged_goes_on_after() {
+    let adapter = Adapter::start(&[]).await;
+    let shape = Shape { file: "out.txt", padding: 100_000 };
+    let body = framed(&shape.message("n"));
+    for first in [10_000, 16_384, 22_000, 32_000, 60_000] {
+        let mut frames = Frames::greet(adapter.port);
+        frames.send(HEADERS, END_HEADERS, 1, &header_block(METRIC));
+        let mut sent = 0;
+        while sent < first {
+            let more = (first - sent).min(16_384);
+            frames.send(DATA, 0, 1, &body[sent..sent + more]);
+            sent += more;
+        }
+        // The pong comes when all of it has been read; only then the window shrinks.
+        frames.send(PING, 0, 0, &[0; 8]);
+        let (mut given, mut lowered) = (0, None);
+        loop {
+            let frame = frames.receive();
+            match frame.kind {
+                SETTINGS if frame.flags & ACK == 0 => {
+                    let of_streams = frame.payload.chunks(6).find(|setting| setting[..2] == [0, 4]).unwrap();
+                    lowered = Some(i64::from(u32::from_be_bytes(of_streams[2..].try_into().unwrap())));
+                }
+                WINDOW_UPDATE if frame.stream == 1 => given += update(&frame),
+                PING => break,
+                _ => {}
+            }
+        }
+        frames.send(SETTINGS, ACK, 0, &[]);
+
+        // What it may send: the new window, less what it sent, and what it is given.
+        let mut may = lowered.unwrap() + given - sent as i64;
+        while sent < body.len() {
+            while may <= 0 {
+                may += update(&frames.await_frame(WINDOW_UPDATE, |frame| frame.stream == 1));
+            }
+            let more = (body.len() - sent).min(may as usize).min(16_384);
+            let last = sent + more == body.len();
+            frames.send(DATA, if last { END_STREAM } else { 0 }, 1, &body[sent..sent + more]);
+            sent += more;
+            may -= more as i64;
+        }
+        frames.await_empty_reply(1);
+    }
+    assert_eq!(shape.names(&adapter.read("out.txt")).len(), 5);
 }
 
 #[tokio::test]

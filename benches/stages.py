@@ -79,7 +79,7 @@ def append_rows(stages):
             cells = []
             for one in (memory, on_disk[memory.body, f"{what}-disk"]):
                 cells += [f"{one.median:,.0f}", f"{one.median / one.instances:,.0f}", rate(one.bytes_out, one.median)]
-            name = "file" if what.startswith("append") else "sink"
+            name = "one write" if what.startswith("append") else "the sink, and back"
             yield [memory.body, name, memory.at_once, f"{memory.bytes_out:,}", *cells]
 
 

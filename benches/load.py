@@ -49,9 +49,10 @@ def need(tool, package):
 class Body:
     """A request: its message, where it goes, and what it holds."""
 
-    def __init__(self, name, path, message, instances):
-        self.name, self.path, self.message, self.instances = name, path, message, instances
-        self.appends = path != PATHS["authorization"]
+    def __init__(self, name, template, message, instances):
+        self.name, self.template, self.message, self.instances = name, template, message, instances
+        self.path = PATHS[template]
+        self.appends = template != "authorization"
 
     def framed(self):
         """As gRPC sends it: uncompressed, its length, the message."""
@@ -84,14 +85,14 @@ def fields(message):
 def recorded(template, number):
     message = (CAPTURES / template / f"{number}.bin").read_bytes()
     instances = sum(1 for field, _ in fields(message) if field == 1)
-    return Body(f"{template}-{number}", PATHS[template], message, instances)
+    return Body(f"{template}-{number}", template, message, instances)
 
 
 def plain(count):
     """The single instance of metric/001, `count` times in one request."""
     parts = list(fields(recorded("metric", "001").message))
     message = b"".join(part * count if field == 1 else part for field, part in parts)
-    return Body(f"metric-x{count}", PATHS["metric"], message, count)
+    return Body(f"metric-x{count}", "metric", message, count)
 
 
 def repeated(template, number, count):
@@ -99,7 +100,7 @@ def repeated(template, number, count):
     parts = list(fields(recorded(template, number).message))
     first = next(part for field, part in parts if field == 1)
     rest = b"".join(part for field, part in parts if field != 1)
-    return Body(f"{template}-{number}-x{count}", PATHS[template], first * count + rest, count)
+    return Body(f"{template}-{number}-x{count}", template, first * count + rest, count)
 
 
 def bodies():
@@ -285,16 +286,16 @@ class Load:
 # --- tables ----------------------------------------------------------------
 
 
-def table(head, rows, markdown):
-    """Rows of text, the first column to the left, the others to the right."""
+def table(head, rows, markdown, left=1):
+    """Rows of text, the first `left` columns to the left, the others to the right."""
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
     lines = []
     for row in [head, *rows]:
-        cells = [cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(zip(row, widths))]
+        cells = [cell.ljust(width) if at < left else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths))]
         lines.append(f"| {' | '.join(cells)} |" if markdown else "  ".join(cells).rstrip())
     if markdown:
-        lines.insert(1, "|".join(["", *("-" * (w + 1) + (":" if at else "-") for at, w in enumerate(widths)), ""]))
+        lines.insert(1, "|".join(["", *("-" * (w + 1) + ("-" if at < left else ":") for at, w in enumerate(widths)), ""]))
     return "\n".join(lines)
 
 

@@ -19,7 +19,10 @@ use crate::server::accept;
 
 /// Prometheus, the kubelet, and someone looking: more than that is an attack.
 const MAX_CONNECTIONS: usize = 16;
-/// How long one may take to ask, and to be told.
+/// How long one may take to ask: not long enough to keep a probe waiting for a
+/// place.
+const QUESTION: Duration = Duration::from_secs(2);
+/// How long all of it may take.
 const EXCHANGE: Duration = Duration::from_secs(10);
 /// The most bytes of a request.
 const MAX_REQUEST: usize = 8 * 1024;
@@ -49,17 +52,25 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
     }
 }
 
-/// Answers one request and closes.
-async fn speak(mut stream: TcpStream, sources: &Sources) -> io::Result<()> {
+/// Reads a request's head; nothing if its sender leaves.
+async fn question(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     let mut request = Vec::with_capacity(1024);
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
         if request.len() > MAX_REQUEST {
-            return answer(&mut stream, "431 Request Header Fields Too Large", false, "too much\n").await;
+            answer(stream, "431 Request Header Fields Too Large", false, "too much\n").await?;
+            return Ok(None);
         }
         if stream.read_buf(&mut request).await? == 0 {
-            return Ok(());
+            return Ok(None);
         }
     }
+    Ok(Some(request))
+}
+
+/// Answers one request and closes.
+async fn speak(mut stream: TcpStream, sources: &Sources) -> io::Result<()> {
+    let question = tokio::time::timeout(QUESTION, question(&mut stream)).await;
+    let Some(request) = question.map_err(|_| io::ErrorKind::TimedOut)?? else { return Ok(()) };
     let mut words = request.split(|byte| matches!(byte, b' ' | b'\r'));
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();

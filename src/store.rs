@@ -106,10 +106,12 @@ impl Store {
                 }
             }
             health.set_reports(turn.well);
-            if alarm.is_none()
-                && let Some(since) = turn.busy_since
-            {
-                alarm = Some(Box::pin(tokio::time::sleep_until((since + stall).into())));
+            match turn.busy_since {
+                Some(since) if alarm.is_none() => {
+                    alarm = Some(Box::pin(tokio::time::sleep_until((since + stall).into())));
+                }
+                Some(_) => {}
+                None => alarm = None,
             }
             if let Some(sleep) = &mut alarm
                 && sleep.as_mut().poll(context).is_ready()

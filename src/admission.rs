@@ -19,12 +19,12 @@ use crate::server::backlog::Held;
 /// The largest message taken; Mixer's largest known is 1.1 MB.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// Requests being received or waiting to be rendered.
-const MAX_REQUESTS: usize = 1536;
+const MAX_REQUESTS: usize = 2048;
 /// A message that comes in one frame, as small as they get, is here when its
 /// length is: it need not wait to arrive.
 const FRAME: usize = 16 * 1024 - 5;
 /// Bytes of messages of one frame, and a stream's window for each that waits.
-const MAX_AHEAD: usize = 2 * 1024 * 1024;
+const MAX_AHEAD: usize = 3 * 1024 * 1024;
 /// Bytes of larger ones, whole: room for one of the largest.
 const MAX_LARGE: usize = MAX_MESSAGE;
 

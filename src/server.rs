@@ -40,15 +40,11 @@ use crate::health::{State, closing};
 /// was sent and read before.
 pub const STREAM_WINDOW: u32 = 24 * 1024;
 /// Streams of a connection: as many as Mixer's worker pool has calls in flight
-/// at the most, fewer where there are many connections.
+/// at the most, fewer where there are many connections. A client with more calls
+/// makes them wait.
 const MAX_STREAMS: u32 = 1024;
-const MIN_STREAMS: u32 = 16;
+const MIN_STREAMS: u32 = 32;
 const STREAMS: u32 = 1024;
-/// Bytes of messages that wait on a connection before it isn't read any more,
-/// shared out in the same way.
-const MIN_BACKLOG: u32 = 8 * 1024;
-const MAX_BACKLOG: u32 = 128 * 1024;
-const BACKLOG: u32 = 1024 * 1024;
 /// How long to wait for descriptors to come free, to begin with.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// A peer that has gone without a word is found out by pings.
@@ -114,9 +110,11 @@ where
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(limits.connections as usize));
     let (listening, told) = watch::channel(());
+    let all = Arc::default();
     let start = |stream, place| {
         let open = limits.connections as usize - places.available_permits();
-        let connection = speak(stream, service.clone(), told.clone(), open, limits.connection_age);
+        let backlog = Backlog::among(&all);
+        let connection = speak(stream, service.clone(), backlog, told.clone(), open, limits.connection_age);
         limits.counters.connections.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::clone(&limits.counters);
         tokio::spawn(async move {
@@ -173,6 +171,7 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
 async fn speak<M, S, B>(
     stream: TcpStream,
     service: M,
+    backlog: Backlog,
     mut told: watch::Receiver<()>,
     open: usize,
     max_age: Option<Duration>,
@@ -183,7 +182,8 @@ async fn speak<M, S, B>(
     B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
 {
     let _ = stream.set_nodelay(true);
-    let streams = part(STREAMS, open, MIN_STREAMS, MAX_STREAMS);
+    let streams = STREAMS / u32::try_from(open.max(1)).unwrap_or(u32::MAX);
+    let streams = streams.clamp(MIN_STREAMS, MAX_STREAMS);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -198,8 +198,7 @@ async fn speak<M, S, B>(
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .auto_date_header(false);
-    let most = part(BACKLOG, open, MIN_BACKLOG, MAX_BACKLOG);
-    let backlog = Arc::new(Backlog::new(most as usize));
+    let backlog = Arc::new(backlog);
     let stream = Paced::new(stream, Arc::clone(&backlog));
     let received = stream.received();
     let connection = builder.serve_connection(TokioIo::new(stream), service(Arc::clone(&backlog)));
@@ -239,11 +238,6 @@ async fn speak<M, S, B>(
     if let Err(error) = outcome {
         log::debug!("a connection ended error={error}");
     }
-}
-
-/// What the connection that makes it `open` gets of `all`.
-fn part(all: u32, open: usize, least: u32, most: u32) -> u32 {
-    (all / u32::try_from(open.max(1)).unwrap_or(u32::MAX)).clamp(least, most)
 }
 
 /// A duration, give or take a tenth, so that connections opened together don't

@@ -13,15 +13,20 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The most that is read in one turn, before those it was sent to have theirs.
-const TURN: usize = 64 * 1024;
+/// What may wait on one connection while little waits in all, and while much
+/// does; a turn of it reads half of that.
+const MOST: usize = 128 * 1024;
+const LEAST: usize = 8 * 1024;
+/// What is much.
+const MUCH: usize = 1024 * 1024;
 
 /// The backlog of one connection.
 #[derive(Debug)]
 pub struct Backlog {
     /// Bytes of whole messages.
     held: AtomicUsize,
-    most: usize,
+    /// Those of all connections.
+    all: Arc<AtomicUsize>,
     /// Bytes read since the connection's turn began.
     turn: AtomicUsize,
     reader: Mutex<Option<Waker>>,
@@ -35,9 +40,17 @@ pub struct Held {
 }
 
 impl Backlog {
-    /// None yet; the connection isn't read while there are more than `most` bytes.
-    pub fn new(most: usize) -> Self {
-        Self { held: AtomicUsize::new(0), most, turn: AtomicUsize::new(0), reader: Mutex::new(None) }
+    /// An empty one, of many that add up to `all`.
+    pub(super) fn among(all: &Arc<AtomicUsize>) -> Self {
+        let all = Arc::clone(all);
+        Self { held: AtomicUsize::new(0), all, turn: AtomicUsize::new(0), reader: Mutex::new(None) }
+    }
+
+    /// Adds a message.
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> Held {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+        Held { backlog: Arc::clone(self), bytes }
     }
 
     /// To be told whenever the connection has its turn: what it reads in one is
@@ -46,27 +59,34 @@ impl Backlog {
         self.turn.store(0, Ordering::Relaxed);
     }
 
-    /// Adds a message.
-    pub fn hold(self: &Arc<Self>, bytes: usize) -> Held {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
-        Held { backlog: Arc::clone(self), bytes }
+    fn most(&self) -> usize {
+        if self.all.load(Ordering::Relaxed) > MUCH { LEAST } else { MOST }
     }
 
-    /// Whether there is room; if not, `waker` is woken when there is.
-    fn has_room(&self, waker: &Waker) -> bool {
-        let has_room = self.held.load(Ordering::Relaxed) <= self.most;
-        if !has_room {
+    fn is_full(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.most()
+    }
+
+    /// Whether nothing more is to be read in this turn. `waker` is woken when
+    /// there is more to be read.
+    fn is_enough(&self, waker: &Waker) -> bool {
+        if self.is_full() {
             *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+            return true;
         }
-        has_room
+        let is_enough = self.turn.load(Ordering::Relaxed) >= self.most() / 2;
+        if is_enough {
+            waker.wake_by_ref();
+        }
+        is_enough
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let before = self.backlog.held.fetch_sub(self.bytes, Ordering::Relaxed);
-        let most = self.backlog.most;
-        if before > most && before - self.bytes <= most {
+        self.backlog.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.backlog.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        if !self.backlog.is_full() {
             let reader = self.backlog.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
             reader.inspect(Waker::wake_by_ref);
         }
@@ -99,11 +119,7 @@ impl AsyncRead for Paced {
         context: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.backlog.has_room(context.waker()) {
-            return Poll::Pending;
-        }
-        if self.backlog.turn.load(Ordering::Relaxed) >= self.backlog.most.min(TURN) {
-            context.waker().wake_by_ref();
+        if self.backlog.is_enough(context.waker()) {
             return Poll::Pending;
         }
         let before = out.filled().len();

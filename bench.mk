@@ -35,6 +35,10 @@ results: build $(FLOOR) $(SPAWN) $(STAGES) ## take the figures anew into benches
 instructions: $(PROFILED)mygrpcadapter $(PROFILED)examples/floor $(PROFILED)examples/stages ## instructions per request, by callgrind
 	@./benches/instructions $(BENCH) $(wordlist 1,2,$^) --stages $(lastword $^)
 
+.PHONY: where
+where: $(PROFILED)mygrpcadapter ## where the instructions of a request go, by crate and function
+	@./benches/where $^
+
 .PHONY: instructions-check
 instructions-check: $(PROFILED)mygrpcadapter ## fail where .ci/instructions is exceeded
 	@./benches/instructions --check .ci/instructions $^

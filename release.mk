@@ -28,5 +28,5 @@ workflows-check: ## lint .github/workflows
 	@./tests/workflows/check
 
 .PHONY: docs-check
-docs-check: build ## run what the docs say can be run; flags, metrics, links and alerts they name
+docs-check: build | cyclonedx ## run what the docs say can be run; flags, metrics, links and alerts they name
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./tests/docs/check $(BINARY)

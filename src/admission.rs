@@ -23,7 +23,10 @@ const MAX_REQUESTS: usize = 2048;
 /// A message that comes in one frame, as small as they get, is here when its
 /// length is: it need not wait to arrive.
 const FRAME: usize = 16 * 1024 - 5;
-/// Bytes of messages of one frame, and a stream's window for each that waits.
+/// What a larger one takes while it waits: the frame that told its length, and
+/// what its stream may send ahead of being read again.
+const WAITING: usize = FRAME + STREAM_WINDOW as usize;
+/// Bytes of messages of one frame, and of those that wait.
 const MAX_AHEAD: usize = 3 * 1024 * 1024;
 /// Bytes of larger ones, whole: room for one of the largest.
 const MAX_LARGE: usize = MAX_MESSAGE;
@@ -77,7 +80,7 @@ impl Share {
             )
         };
         let waits = length > FRAME;
-        self.ahead = if waits { STREAM_WINDOW as usize } else { length };
+        self.ahead = if waits { WAITING } else { length };
         if !take(&self.admission.ahead, self.ahead, MAX_AHEAD) {
             self.ahead = 0;
             return Err(too_many());

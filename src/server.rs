@@ -113,7 +113,7 @@ where
     let all = Arc::default();
     let start = |stream, place| {
         let open = limits.connections as usize - places.available_permits();
-        let backlog = Backlog::among(&all);
+        let backlog = Backlog::among(&all, open);
         let connection = speak(stream, service.clone(), backlog, told.clone(), open, limits.connection_age);
         limits.counters.connections.fetch_add(1, Ordering::Relaxed);
         let counters = Arc::clone(&limits.counters);

@@ -14,11 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What may wait on one connection while little waits in all, and while much
-/// does; a turn of it reads half of that.
+/// does.
 const MOST: usize = 128 * 1024;
 const LEAST: usize = 8 * 1024;
 /// What is much.
 const MUCH: usize = 1024 * 1024;
+/// What all connections may read in one turn of each, about.
+const TURNS: usize = 512 * 1024;
 
 /// The backlog of one connection.
 #[derive(Debug)]
@@ -27,8 +29,9 @@ pub struct Backlog {
     held: AtomicUsize,
     /// Those of all connections.
     all: Arc<AtomicUsize>,
-    /// Bytes read since the connection's turn began.
+    /// Bytes read since the connection's turn began, and the most of it.
     turn: AtomicUsize,
+    most_in_turn: usize,
     reader: Mutex<Option<Waker>>,
 }
 
@@ -40,10 +43,11 @@ pub struct Held {
 }
 
 impl Backlog {
-    /// An empty one, of many that add up to `all`.
-    pub(super) fn among(all: &Arc<AtomicUsize>) -> Self {
-        let all = Arc::clone(all);
-        Self { held: AtomicUsize::new(0), all, turn: AtomicUsize::new(0), reader: Mutex::new(None) }
+    /// An empty one, of `open` that add up to `all`.
+    pub(super) fn among(all: &Arc<AtomicUsize>, open: usize) -> Self {
+        let most_in_turn = (TURNS / open.max(1)).clamp(LEAST, MOST / 2);
+        let (held, turn) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { held, all: Arc::clone(all), turn, most_in_turn, reader: Mutex::new(None) }
     }
 
     /// Adds a message.
@@ -74,7 +78,7 @@ impl Backlog {
             *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
             return true;
         }
-        let is_enough = self.turn.load(Ordering::Relaxed) >= self.most() / 2;
+        let is_enough = self.turn.load(Ordering::Relaxed) >= self.most_in_turn;
         if is_enough {
             waker.wake_by_ref();
         }

@@ -36,8 +36,9 @@ instructions: $(PROFILED)mygrpcadapter $(PROFILED)examples/floor $(PROFILED)exam
 	@./benches/instructions $(BENCH) $(wordlist 1,2,$^) --stages $(lastword $^)
 
 .PHONY: where
-where: $(PROFILED)mygrpcadapter ## where the instructions of a request go, by crate and function
-	@./benches/where $^
+where: BODY ?= metric-001
+where: $(PROFILED)mygrpcadapter ## where the instructions of a BODY (metric-001) go: functions, crates, files
+	@./benches/instructions --top $(BODY) $^
 
 .PHONY: instructions-check
 instructions-check: $(PROFILED)mygrpcadapter ## fail where .ci/instructions is exceeded

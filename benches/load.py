@@ -117,6 +117,18 @@ def bodies():
     ]
 
 
+# --- symbols ---------------------------------------------------------------
+
+
+def crate(symbol):
+    """The crate of a demangled symbol: that of the type for methods of it."""
+    rust = re.search(r"\b([a-z_][a-z0-9_]*)(?:\[[0-9a-f]+\])?::", symbol)
+    if rust:
+        return rust[1]
+    # The parts that are C: their symbols carry no crate.
+    return "mimalloc (C)" if re.match(r"_?mi_", symbol) else "other (C, constants)"
+
+
 # --- servers ---------------------------------------------------------------
 
 

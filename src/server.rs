@@ -171,7 +171,7 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
 async fn speak<M, S, B>(
     stream: TcpStream,
     service: M,
-    backlog: Backlog,
+    backlog: Arc<Backlog>,
     mut told: watch::Receiver<()>,
     open: usize,
     max_age: Option<Duration>,
@@ -198,14 +198,12 @@ async fn speak<M, S, B>(
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .auto_date_header(false);
-    let backlog = Arc::new(backlog);
     let stream = Paced::new(stream, Arc::clone(&backlog));
-    let received = stream.received();
     let connection = builder.serve_connection(TokioIo::new(stream), service(Arc::clone(&backlog)));
     let mut connection = std::pin::pin!(connection);
     let silent = async {
         tokio::time::sleep(PREFACE_TIMEOUT).await;
-        if received.load(Ordering::Relaxed) >= PREFACE_BYTES {
+        if backlog.received() >= PREFACE_BYTES {
             std::future::pending::<()>().await;
         }
     };

@@ -29,7 +29,8 @@ pub struct Backlog {
     held: AtomicUsize,
     /// Those of all connections.
     all: Arc<AtomicUsize>,
-    /// Bytes read since the connection's turn began, and the most of it.
+    /// All bytes that were ever read, and how many when this turn began.
+    received: AtomicUsize,
     turn: AtomicUsize,
     most_in_turn: usize,
     reader: Mutex<Option<Waker>>,
@@ -44,10 +45,20 @@ pub struct Held {
 
 impl Backlog {
     /// An empty one, of `open` that add up to `all`.
-    pub(super) fn among(all: &Arc<AtomicUsize>, open: usize) -> Self {
-        let most_in_turn = (TURNS / open.max(1)).clamp(LEAST, MOST / 2);
-        let (held, turn) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { held, all: Arc::clone(all), turn, most_in_turn, reader: Mutex::new(None) }
+    pub(super) fn among(all: &Arc<AtomicUsize>, open: usize) -> Arc<Self> {
+        Arc::new(Self {
+            held: AtomicUsize::new(0),
+            all: Arc::clone(all),
+            received: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
+            most_in_turn: (TURNS / open.max(1)).clamp(LEAST, MOST / 2),
+            reader: Mutex::new(None),
+        })
+    }
+
+    /// All bytes that were ever read.
+    pub(super) fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// Adds a message.
@@ -60,7 +71,7 @@ impl Backlog {
     /// To be told whenever the connection has its turn: what it reads in one is
     /// bounded, however often its reader is asked.
     pub(super) fn begin_turn(&self) {
-        self.turn.store(0, Ordering::Relaxed);
+        self.turn.store(self.received(), Ordering::Relaxed);
     }
 
     fn most(&self) -> usize {
@@ -78,7 +89,7 @@ impl Backlog {
             *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
             return true;
         }
-        let is_enough = self.turn.load(Ordering::Relaxed) >= self.most_in_turn;
+        let is_enough = self.received() - self.turn.load(Ordering::Relaxed) >= self.most_in_turn;
         if is_enough {
             waker.wake_by_ref();
         }
@@ -102,18 +113,11 @@ impl Drop for Held {
 pub(super) struct Paced {
     stream: TcpStream,
     backlog: Arc<Backlog>,
-    /// All that was ever read, for who wants to know whether the peer speaks.
-    received: Arc<AtomicUsize>,
 }
 
 impl Paced {
     pub(super) fn new(stream: TcpStream, backlog: Arc<Backlog>) -> Self {
-        Self { stream, backlog, received: Arc::default() }
-    }
-
-    /// A count of the bytes received.
-    pub(super) fn received(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.received)
+        Self { stream, backlog }
     }
 }
 
@@ -129,8 +133,7 @@ impl AsyncRead for Paced {
         let before = out.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, out);
         let read = out.filled().len() - before;
-        self.received.fetch_add(read, Ordering::Relaxed);
-        self.backlog.turn.fetch_add(read, Ordering::Relaxed);
+        self.backlog.received.fetch_add(read, Ordering::Relaxed);
         outcome
     }
 }

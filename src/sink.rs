@@ -155,8 +155,9 @@ impl<T: Send + 'static> Sink<T> {
         if let Err(error) = render(&mut batch.bytes) {
             batch.bytes.truncate(start);
             if batch.ends.is_empty() {
-                state.batches.swap_remove(at);
+                let batch = state.batches.swap_remove(at);
                 state.tickets.swap_remove(at);
+                state.spare(batch);
             }
             return Err(error);
         }
@@ -266,5 +267,15 @@ impl<T> State<T> {
         self.batches.push(batch);
         self.tickets.push(Vec::new());
         self.batches.len() - 1
+    }
+
+    /// Keeps a batch's memory to be used again, unless it has grown or there is
+    /// enough of it.
+    fn spare(&mut self, mut batch: Batch) {
+        if batch.bytes.capacity() <= BATCH && self.spare.len() < 2 {
+            batch.bytes.clear();
+            batch.ends.clear();
+            self.spare.push(batch);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::trouble::{Failure, Reason};
-use super::{BATCH, Batch, Fsync, Outcome, Settings, Shared, State};
+use super::{Batch, Fsync, Outcome, Settings, Shared, State};
 use crate::counters::Counters;
 use crate::render::Format;
 use crate::volume::log_file::{Appended, LogFile};
@@ -273,7 +273,7 @@ impl<T> State<T> {
     /// Notes what came of a round, and wakes whoever passes it on.
     fn finish(&mut self, batches: Vec<Batch>, written: &[Written]) {
         let tickets = std::mem::take(&mut self.writing);
-        for ((mut batch, tickets), (whole, failure)) in batches.into_iter().zip(tickets).zip(written) {
+        for ((batch, tickets), (whole, failure)) in batches.into_iter().zip(tickets).zip(written) {
             self.queued -= batch.bytes.len();
             // Those that a stall has answered already were the first.
             let answered = batch.ends.len() - tickets.len();
@@ -284,11 +284,7 @@ impl<T> State<T> {
                 };
                 self.done.push((ticket, outcome));
             }
-            if batch.bytes.capacity() <= BATCH && self.spare.len() < 2 {
-                batch.bytes.clear();
-                batch.ends.clear();
-                self.spare.push(batch);
-            }
+            self.spare(batch);
         }
         self.busy_since = None;
         if std::mem::take(&mut self.stalled) {

@@ -7,7 +7,7 @@ use mygrpcadapter::pb::metric::{HandleMetricRequest, InstanceMsg};
 use prost::Message;
 
 use crate::support::client::framed;
-use crate::support::message::{METRIC, Shape, assert_each_once};
+use crate::support::message::{METRIC, Shape};
 use crate::support::{
     Adapter, Client, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, Reply,
     UNIMPLEMENTED,
@@ -53,20 +53,8 @@ async fn many_large_messages_at_once_wait_their_turn_and_are_all_taken() {
     let adapter = Adapter::start(&["--queue-timeout", "30s"]).await;
     let large = Shape { padding: 66_000, ..SHAPE };
     let names: Vec<String> = (0..128).map(|at| format!("n{at}")).collect();
-    let mut calls = tokio::task::JoinSet::new();
-    for names in names.chunks(32) {
-        let client = adapter.client().await;
-        for name in names {
-            let (client, message) = (client.clone(), large.message(name));
-            calls.spawn(async move { client.unary(METRIC, &message).await.unwrap() });
-        }
-    }
-    for reply in calls.join_all().await {
-        assert_eq!(reply, Reply::default());
-    }
-    let written = large.names(&adapter.read("out.txt"));
-    assert_eq!(written.len(), names.len());
-    assert_each_once(&names, &written);
+    let calls = adapter.report_each(large, &names, 32).await;
+    adapter.assert_all_taken(calls, large, &names).await;
     let peak = adapter.peak_memory();
     assert!(peak < 16 * 1024, "{peak} KiB");
 }

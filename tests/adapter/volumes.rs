@@ -234,26 +234,14 @@ async fn what_waits_for_a_stalled_volume_waits_with_its_sender() {
     let frozen = Frozen::new(&mounted.namespace, mounted.path());
     // 10 MB in all.
     let names: Vec<String> = (0..1000).map(|at| format!("n{at}")).collect();
-    let mut calls = tokio::task::JoinSet::new();
-    for names in names.chunks(250) {
-        let client = adapter.client().await;
-        for name in names {
-            let (client, message) = (client.clone(), shape.message(name));
-            calls.spawn(async move { client.unary(METRIC, &message).await.unwrap() });
-        }
-    }
+    let calls = adapter.report_each(shape, &names, 250).await;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     // Another connection is served as ever.
     assert_eq!(check(&adapter.client().await, "").await, Ok(ServingStatus::Serving));
     let peak = adapter.peak_memory();
     assert!(peak < 16 * 1024, "{peak} KiB");
     drop(frozen);
-    for reply in calls.join_all().await {
-        assert_eq!(reply, Reply::default());
-    }
-    let written = shape.names(&adapter.read("out.txt"));
-    assert_eq!(written.len(), names.len());
-    assert_each_once(&names, &written);
+    adapter.assert_all_taken(calls, shape, &names).await;
 }
 
 #[tokio::test]

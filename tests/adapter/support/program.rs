@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal};
+use tokio::task::JoinSet;
 
-use super::client::Client;
+use super::client::{Client, Reply};
+use super::message::{METRIC, Shape, assert_each_once};
 use super::page::Page;
 use super::{http, until};
 
@@ -139,6 +141,31 @@ impl Adapter {
     /// Connects to it.
     pub async fn client(&self) -> Client {
         Client::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+
+    /// Reports each name by a call of its own, all at once, so many of them on
+    /// each connection.
+    pub async fn report_each(&self, shape: Shape, names: &[String], on_each: usize) -> JoinSet<Reply> {
+        let mut calls = JoinSet::new();
+        for names in names.chunks(on_each) {
+            let client = self.client().await;
+            for name in names {
+                let (client, message) = (client.clone(), shape.message(name));
+                calls.spawn(async move { client.unary(METRIC, &message).await.unwrap() });
+            }
+        }
+        calls
+    }
+
+    /// Waits until these calls are answered, all well, and sees that what they
+    /// reported is in the file, each once and nothing else.
+    pub async fn assert_all_taken(&self, calls: JoinSet<Reply>, shape: Shape, names: &[String]) {
+        for reply in calls.join_all().await {
+            assert_eq!(reply, Reply::default());
+        }
+        let written = shape.names(&self.read(shape.file));
+        assert_eq!(written.len(), names.len());
+        assert_each_once(names, &written);
     }
 
     /// Asks its metrics port for a path.

@@ -5,7 +5,7 @@ ARCH     ?= $(shell uname -m | sed 's/arm64/aarch64/')
 TARGET   ?= $(ARCH)-unknown-linux-musl
 BINARY   := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/mygrpcadapter
 PORT     ?= 8000
-SOURCES  := $(shell find src records proto .cargo -type f) build.rs Cargo.toml Cargo.lock
+SOURCES  := $(shell find src crates proto .cargo -type f) build.rs Cargo.toml Cargo.lock
 
 # mimalloc has the time of its compilation in it; this way that of the commit.
 export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)

@@ -24,9 +24,9 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use mygrpcadapter::counters::Counters;
-use mygrpcadapter::mixer::report::Report;
-use mygrpcadapter::mixer::templates;
-use mygrpcadapter::mixer::walk::{self, Template};
+use mygrpcadapter::frontends::mixer::report::Report;
+use mygrpcadapter::frontends::mixer::templates;
+use mygrpcadapter::frontends::mixer::walk::{self, Template};
 use mygrpcadapter::render::Format;
 use mygrpcadapter::sink::{Fsync, Settings, Sink};
 use mygrpcadapter::volume::log_file::LogFile;

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::mixer::SERVICES;
-use crate::mixer::report::Cause;
+use crate::frontends::mixer::SERVICES;
+use crate::frontends::mixer::report::Cause;
 use crate::policy::Verdict;
 use crate::sink::trouble::Reason;
 

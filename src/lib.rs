@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`server`] | connections to requests, HTTP/2 |
 //! | [`service`], [`admission`], [`arrival`], [`reply`] | requests to the bytes of a message, and back: gRPC |
-//! | [`mixer`] | Mixer's messages, walked in place, to records |
+//! | [`frontends::mixer`] | Mixer's messages, walked in place, to records |
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
 //! | [`histogram`], [`policy`] | records to a latency, or to a verdict |
@@ -15,24 +15,24 @@
 //! | [`counters`], [`metrics`], [`admin`] | what was done, in numbers, on a port of its own |
 //! | [`health`], [`shutdown`] | whether we serve, and how we stop |
 //! | [`tools`] | `cat`, `tail`, `probe` |
-//! | [`cli`], [`run`] | the command line, and all of it put together |
+//! | [`cli`], [`app`] | the command line, and all of it put together |
 //!
-//! A front end (`mixer`) speaks one wire protocol and knows nothing of files;
+//! A front end (as `frontends::mixer`) speaks one wire protocol and knows nothing of files;
 //! the core (`record` to `volume`) knows nothing of protobuf, gRPC or async.
 
 pub mod admin;
 pub mod admission;
+pub mod app;
 pub mod arrival;
 pub mod cli;
 pub mod counters;
+pub mod frontends;
 pub mod health;
 pub mod histogram;
 pub mod metrics;
-pub mod mixer;
 pub mod pb;
 pub mod policy;
 pub mod reply;
-pub mod run;
 pub mod server;
 pub mod service;
 pub mod shutdown;

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use mygrpcadapter::app::{StartError, run};
 use mygrpcadapter::cli::{self, Early};
 use mygrpcadapter::render::go;
-use mygrpcadapter::run::{StartError, run};
 use mygrpcadapter::tools::Tool;
 
 /// musl's own malloc takes a lock and a system call where this takes neither.

@@ -7,10 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::admission::Admission;
 use crate::counters::{CODES, Count, TEMPLATES};
+use crate::frontends::mixer::report::Cause;
+use crate::frontends::mixer::{Mixer, SERVICES};
 use crate::health::{Health, Phase};
 use crate::histogram;
-use crate::mixer::report::Cause;
-use crate::mixer::{Mixer, SERVICES};
 use crate::policy::Verdict;
 use crate::render::go;
 use crate::sink::trouble::Reason;

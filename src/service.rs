@@ -13,8 +13,8 @@ use tonic::{Code, Status};
 
 use crate::admission::{Admission, MAX_MESSAGE};
 use crate::arrival::{deadline, receive};
+use crate::frontends::mixer::{Message, Method, Mixer};
 use crate::health::{self, Health};
-use crate::mixer::{Message, Method, Mixer};
 use crate::reply::Reply;
 use crate::server::backlog::Backlog;
 

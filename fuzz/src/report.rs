@@ -1,7 +1,7 @@
 //! What must hold of any bytes that claim to be a report.
 
-use mygrpcadapter::mixer::report::{MAX_INSTANCES, MAX_RENDERED, Refusal, Report};
-use mygrpcadapter::mixer::walk::Template;
+use mygrpcadapter::frontends::mixer::report::{MAX_INSTANCES, MAX_RENDERED, Refusal, Report};
+use mygrpcadapter::frontends::mixer::walk::Template;
 use mygrpcadapter::render::Format;
 
 use crate::{assert_is_line, json};

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use mygrpcadapter::admission::Admission;
 use mygrpcadapter::counters::Counters;
+use mygrpcadapter::frontends::mixer::{Mixer, SERVICES};
 use mygrpcadapter::health::Health;
 use mygrpcadapter::histogram::{self, Histogram};
-use mygrpcadapter::mixer::{Mixer, SERVICES};
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
 use mygrpcadapter::service::{Adapter, Services};

@@ -1,9 +1,9 @@
 //! Any bytes as the instance of a check: who gets in, and what the audit shows.
 #![no_main]
 
-use mygrpcadapter::mixer::report::render_one;
-use mygrpcadapter::mixer::templates::{AUTHORIZATION, SUBJECT_PROPERTIES, VERDICT};
-use mygrpcadapter::mixer::walk;
+use mygrpcadapter::frontends::mixer::report::render_one;
+use mygrpcadapter::frontends::mixer::templates::{AUTHORIZATION, SUBJECT_PROPERTIES, VERDICT};
+use mygrpcadapter::frontends::mixer::walk;
 use mygrpcadapter::pb::authorization::InstanceMsg;
 use mygrpcadapter::pb::istio::policy::v1beta1::value::Value as Kind;
 use mygrpcadapter::policy::{Verdict, judge};

@@ -3,8 +3,8 @@
 
 use std::sync::LazyLock;
 
-use mygrpcadapter::mixer::backend::validate;
-use mygrpcadapter::mixer::config::{Any, Config, OWN_TYPE, read};
+use mygrpcadapter::frontends::mixer::backend::validate;
+use mygrpcadapter::frontends::mixer::config::{Any, Config, OWN_TYPE, read};
 use mygrpcadapter::pb::google::protobuf;
 use mygrpcadapter::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
 use mygrpcadapter::pb::mygrpcadapter::config::v1::Params;

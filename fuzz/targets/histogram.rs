@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
+use mygrpcadapter::frontends::mixer::report::Report;
+use mygrpcadapter::frontends::mixer::templates::{LOGENTRY, VARIABLES};
 use mygrpcadapter::histogram::{Histogram, NAME, Observations, Settings};
-use mygrpcadapter::mixer::report::Report;
-use mygrpcadapter::mixer::templates::{LOGENTRY, VARIABLES};
 use mygrpcadapter::record::Record;
 use mygrpcadapter::render::Format;
 use mygrpcadapter_fuzz::exposition::{Sample, samples};

@@ -5,8 +5,8 @@
 #[path = "../../tests/adapter/properties/reference.rs"]
 mod reference;
 
-use mygrpcadapter::mixer::report::{Refusal, Report};
-use mygrpcadapter::mixer::templates::METRIC;
+use mygrpcadapter::frontends::mixer::report::{Refusal, Report};
+use mygrpcadapter::frontends::mixer::templates::METRIC;
 use mygrpcadapter::pb::metric::HandleMetricRequest;
 use mygrpcadapter::render::Format;
 use mygrpcadapter_fuzz::report;

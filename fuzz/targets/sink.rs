@@ -13,8 +13,8 @@ use std::task::{Wake, Waker};
 use std::thread::Thread;
 
 use mygrpcadapter::counters::Counters;
-use mygrpcadapter::mixer::report::{Refusal, Report};
-use mygrpcadapter::mixer::templates::{EDGE, LOGENTRY, METRIC, REPORTNOTHING, TRACESPAN};
+use mygrpcadapter::frontends::mixer::report::{Refusal, Report};
+use mygrpcadapter::frontends::mixer::templates::{EDGE, LOGENTRY, METRIC, REPORTNOTHING, TRACESPAN};
 use mygrpcadapter::render::Format;
 use mygrpcadapter::sink::{Fsync, Settings, Sink};
 use mygrpcadapter::volume::retention::Retention;

@@ -1,8 +1,8 @@
 //! JSON Lines: what was recorded, what is hostile, and what must hold for any
 //! instance.
 
-use mygrpcadapter::mixer::report::{Refusal, Report};
-use mygrpcadapter::mixer::templates;
+use mygrpcadapter::frontends::mixer::report::{Refusal, Report};
+use mygrpcadapter::frontends::mixer::templates;
 use mygrpcadapter::pb::istio::policy::v1beta1::{
     IpAddress, StringMap, TimeStamp, Value, value::Value as Kind,
 };

@@ -3,9 +3,9 @@
 pub mod encode;
 pub mod reference;
 
-use mygrpcadapter::mixer::report::{Refusal, Report};
-use mygrpcadapter::mixer::templates::METRIC;
-use mygrpcadapter::mixer::wire::Malformed;
+use mygrpcadapter::frontends::mixer::report::{Refusal, Report};
+use mygrpcadapter::frontends::mixer::templates::METRIC;
+use mygrpcadapter::frontends::mixer::wire::Malformed;
 use mygrpcadapter::pb::google::protobuf::{self, Any};
 use mygrpcadapter::pb::istio::policy::v1beta1::{
     DnsName, Duration, EmailAddress, IpAddress, StringMap, TimeStamp, Uri, Value, value::Value as Kind,

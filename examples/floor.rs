@@ -18,7 +18,6 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use mygrpcadapter::admission::MAX_MESSAGE;
-use mygrpcadapter::counters::Counters;
 use mygrpcadapter::health::Health;
 use mygrpcadapter::server::{self, Limits};
 use mygrpcadapter::shutdown::{self, Signals};
@@ -118,8 +117,7 @@ fn main() -> io::Result<ExitCode> {
         let listener = server::bind(port, false)?;
         writeln!(io::stderr(), "listening on \"{}\"", listener.local_addr()?)?;
         let health = Health::new([]);
-        let limits =
-            Limits { counters: Arc::new(Counters::default()), connections: 64, connection_age: None };
+        let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
         tokio::select! {
             served = server::serve(listener, |_| Floor, limits, health.states()) => {
                 served.map(|()| ExitCode::SUCCESS)

@@ -23,11 +23,11 @@ use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use mygrpcadapter::counters::Counters;
 use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates;
 use mygrpcadapter::frontends::mixer::walk::{self, Template};
 use mygrpcadapter::render::Format;
+use mygrpcadapter::sink::counters::Counters;
 use mygrpcadapter::sink::{Fsync, Settings, Sink};
 use mygrpcadapter::volume::log_file::LogFile;
 use mygrpcadapter::volume::retention::Retention;

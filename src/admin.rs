@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::health::Phase;
-use crate::metrics::{Piece, Sources};
+use crate::health::{Health, Phase};
+use crate::metrics::{Page, Position, Registry};
 use crate::server::accept;
 
 /// Prometheus, the kubelet, and someone looking: more than that is an attack.
@@ -29,6 +29,15 @@ const MAX_REQUEST: usize = 8 * 1024;
 const TEXT: &str = "text/plain; charset=utf-8";
 /// Prometheus's own name for its text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Where the answers come from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The numbers.
+    pub registry: Registry,
+    /// Whether we serve.
+    pub health: Health,
+}
 
 /// Serves the port until the runtime ends.
 pub async fn serve(listener: TcpListener, sources: Sources) {
@@ -95,14 +104,14 @@ async fn speak(mut stream: TcpStream, sources: &Sources) -> io::Result<()> {
 /// The metrics, piece by piece, each made when the last one is on its way. Their
 /// end is that of the connection.
 async fn page(stream: &mut TcpStream, sources: &Sources, head_only: bool) -> io::Result<()> {
-    let mut out = head("200 OK", EXPOSITION, "").into_bytes();
-    let mut next = (!head_only).then_some(Piece::First);
-    while let Some(piece) = next {
-        next = sources.piece(piece, &mut out);
-        stream.write_all(&out).await?;
-        out.clear();
+    let mut page = Page { text: head("200 OK", EXPOSITION, "").into_bytes() };
+    let mut next = (!head_only).then_some(Position::default());
+    while let Some(at) = next {
+        next = sources.registry.piece(at, &mut page);
+        stream.write_all(&page.text).await?;
+        page.text.clear();
     }
-    stream.write_all(&out).await?;
+    stream.write_all(&page.text).await?;
     stream.shutdown().await
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
+use crate::metrics::{Export, Page};
 use crate::server::STREAM_WINDOW;
 use crate::server::backlog::Held;
 
@@ -68,6 +69,18 @@ impl Admission {
             return Err(Status::resource_exhausted(text));
         }
         Ok(Share { admission: Arc::clone(self), ahead: 0, large: None, held: None })
+    }
+}
+
+impl Export for Admission {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        let in_flight = self.requests_in_flight() as f64;
+        page.gauge(
+            "mygrpcadapter_requests_in_flight",
+            "Requests being received or waiting to be written.",
+            in_flight,
+        );
+        None
     }
 }
 

@@ -5,20 +5,22 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::admin;
+use crate::admin::{self, Sources};
 use crate::admission::Admission;
 use crate::cli::Args;
-use crate::counters::Counters;
 use crate::frontends::mixer::{self, Mixer};
 use crate::health::{self, Health, Service};
 use crate::histogram::{self, Histogram};
-use crate::metrics::Sources;
+use crate::metrics::{Export, Registry};
 use crate::policy::KeyFile;
-use crate::server::{self, Limits};
+use crate::process::Process;
+use crate::server::{self, Connections, Limits};
+use crate::service::calls::Calls;
 use crate::service::{Adapter, Services};
 use crate::shutdown::{self, Signals};
+use crate::sink::counters::Counters;
 use crate::sink::{Left, Settings, Sink};
 use crate::store::Store;
 use crate::volume::Volume;
@@ -106,23 +108,23 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         })?),
         None => None,
     };
-    let counters = Arc::new(Counters::default());
     let store = match args.volume.as_os_str().to_str() {
         Some("none") => None,
-        _ => Some(open_store(args, &counters)?),
+        _ => Some(Arc::new(open_store(args)?)),
     };
     let listener = listen(args.port, args.reuse_port)?;
     let admin = args.metrics_port.map(|port| listen(port, args.reuse_port)).transpose()?;
-    let histogram = Histogram::new(histogram::Settings {
+    let histogram = Arc::new(Histogram::new(histogram::Settings {
         buckets: args.buckets.0.clone(),
         max_series: args.max_series as usize,
         keep_query: args.keep_query,
-    });
-    let mixer = Arc::new(Mixer { store, histogram, keys, counters, sessions: AtomicU64::new(0) });
+    }));
+    let (counters, sessions) = (Arc::default(), AtomicU64::new(0));
+    let mixer = Arc::new(Mixer { store, histogram, keys, counters, sessions });
     Ok(Bound { listener, admin, mixer, signals })
 }
 
-fn open_store(args: &Args, counters: &Arc<Counters>) -> Result<Store, StartError> {
+fn open_store(args: &Args) -> Result<Store, StartError> {
     let volume = Volume::open(&args.volume).map_err(|error| {
         StartError::Volume(format!(
             "cannot write in the volume {}: {error}; mount one there or name another with --volume",
@@ -131,9 +133,10 @@ fn open_store(args: &Args, counters: &Arc<Counters>) -> Result<Store, StartError
     })?;
     let default_file = volume.resolve(args.default_file.as_bytes());
     let default_file = default_file.map_err(|rule| StartError::Usage(format!("--default-file: {rule}")))?;
-    let sink = Sink::start(volume.clone(), settings(args), Arc::clone(counters))
+    let counters = Arc::new(Counters::default());
+    let sink = Sink::start(volume.clone(), settings(args), Arc::clone(&counters))
         .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
-    Ok(Store::new(sink, volume, default_file, args.format, args.queue_timeout))
+    Ok(Store::new(sink, volume, default_file, args.format, args.queue_timeout, counters))
 }
 
 fn settings(args: &Args) -> Settings {
@@ -152,18 +155,15 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     let admission = Arc::new(Admission::new(args.queue_timeout));
     say_where(&listener, admin.as_ref());
     start_delivering(&mixer, &health);
+    let calls = Arc::new(Calls::new(&mixer::SERVICES));
+    let services = Arc::new(Services { mixer: Arc::clone(&mixer), calls, health: health.clone(), admission });
+    let open = Arc::new(Connections::default());
     if let Some(admin) = admin {
-        let (mixer, admission, health) = (Arc::clone(&mixer), Arc::clone(&admission), health.clone());
-        let sources = Sources { mixer, admission, health, started: SystemTime::now() };
-        tokio::spawn(admin::serve(admin, sources));
+        let (registry, health) = (registry(&services, &open), health.clone());
+        tokio::spawn(admin::serve(admin, Sources { registry, health }));
     }
-    let services = Arc::new(Services { mixer: Arc::clone(&mixer), health: health.clone(), admission });
     let adapter = move |backlog| Adapter { services: Arc::clone(&services), backlog };
-    let limits = Limits {
-        counters: Arc::clone(&mixer.counters),
-        connections: args.max_connections,
-        connection_age: args.max_connection_age,
-    };
+    let limits = Limits { open, connections: args.max_connections, connection_age: args.max_connection_age };
     let mut states = health.states();
     let overdue = async {
         health::closing(&mut states).await;
@@ -184,11 +184,30 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     finish(&mixer, args.drain_timeout)
 }
 
+/// Everything that has numbers to show, in the order of the page.
+fn registry(services: &Services, open: &Arc<Connections>) -> Registry {
+    let mixer = &services.mixer;
+    let store: Arc<dyn Export> = match &mixer.store {
+        Some(store) => Arc::clone(store) as _,
+        None => Arc::new(Counters::default()),
+    };
+    let mut registry = Registry::default();
+    registry.add(Arc::clone(&services.calls) as _);
+    registry.add(Arc::clone(&services.admission) as _);
+    registry.add(Arc::clone(open) as _);
+    registry.add(Arc::clone(&mixer.counters) as _);
+    registry.add(store);
+    registry.add(Arc::new(services.health.clone()));
+    registry.add(Arc::new(Process::starting()));
+    registry.add(Arc::clone(&mixer.histogram) as _);
+    registry
+}
+
 fn start_delivering(mixer: &Arc<Mixer>, health: &Health) {
     let (mixer, health) = (Arc::clone(mixer), health.clone());
     tokio::spawn(async move {
         if let Some(store) = &mixer.store {
-            store.deliver(&health, &mixer.counters, STALL).await;
+            store.deliver(&health, STALL).await;
         }
     });
 }

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
+use crate::metrics::{Export, Page};
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 
@@ -113,6 +114,20 @@ impl Health {
             let now = known.map_or(ServingStatus::ServiceUnknown, |needs_volume| status(state, needs_volume));
             (told.replace(now) != Some(now)).then(|| response(now))
         })))
+    }
+}
+
+impl Export for Health {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        let state = self.state();
+        let draining = state.phase != Phase::Serving;
+        page.gauge(
+            "mygrpcadapter_reports_serving",
+            "1 while reports can be written.",
+            f64::from(u8::from(state.reports)),
+        );
+        page.gauge("mygrpcadapter_draining", "1 once asked to stop.", f64::from(u8::from(draining)));
+        None
     }
 }
 

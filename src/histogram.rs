@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::counters::Count;
+use crate::metrics::{Counter, Description, Export, Page};
 use crate::record::{Record, Value};
 use crate::render::{go, text};
 
@@ -18,6 +18,8 @@ pub const NAME: &str = "http_request_seconds_histogram";
 const ENDPOINT: &[u8] = b"/test";
 /// The most bytes of one label's value.
 const MAX_LABEL: usize = 128;
+/// Series in one piece of the page.
+const PIECE: usize = 64;
 /// What the labels of the one series say that takes what is too many.
 const OVERFLOW: &[u8] = b"overflow";
 
@@ -54,9 +56,9 @@ pub struct Histogram {
     settings: Settings,
     table: Mutex<Table>,
     /// Observations that went to the overflow series.
-    pub overflowed: Count,
+    pub overflowed: Counter,
     /// Log entries without a latency, or one that is no number of seconds.
-    pub unmeasured: Count,
+    pub unmeasured: Counter,
 }
 
 /// The variables that are looked at, found in one pass.
@@ -199,6 +201,27 @@ impl Histogram {
     /// Whether nothing has been observed yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Export for Histogram {
+    fn export(&self, page: &mut Page, start: usize) -> Option<usize> {
+        if start == 0 {
+            page.counter(
+                "mygrpcadapter_latency_overflow_total",
+                "Log entries observed in the overflow series.",
+                &self.overflowed,
+            );
+            page.counter(
+                "mygrpcadapter_latency_unmeasured_total",
+                "Log entries without a latency.",
+                &self.unmeasured,
+            );
+            page.gauge("mygrpcadapter_latency_series", "Series in the histogram.", self.len() as f64);
+            let help = "Latency of requests, from log entries, in seconds.";
+            page.describe(Description { name: NAME, kind: "histogram", help });
+        }
+        self.expose(&mut page.text, start, PIECE)
     }
 }
 

@@ -12,7 +12,7 @@
 //! | [`histogram`], [`policy`] | records to a latency, or to a verdict |
 //! | [`store`] | who waits for a record to be written |
 //! | [`sink`], [`volume`] | text to a file, and the word back that it is there |
-//! | [`counters`], [`metrics`], [`admin`] | what was done, in numbers, on a port of its own |
+//! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |
 //! | [`health`], [`shutdown`] | whether we serve, and how we stop |
 //! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`app`] | the command line, and all of it put together |
@@ -25,13 +25,13 @@ pub mod admission;
 pub mod app;
 pub mod arrival;
 pub mod cli;
-pub mod counters;
 pub mod frontends;
 pub mod health;
 pub mod histogram;
 pub mod metrics;
 pub mod pb;
 pub mod policy;
+pub mod process;
 pub mod reply;
 pub mod server;
 pub mod service;

@@ -1,222 +1,212 @@
-//! Everything counted, in Prometheus's text format, a piece at a time.
+//! Numbers that the parts of the program count, and their text in Prometheus's
+//! format. Knows none of these parts: each owns its numbers and exports them.
 
+use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::admission::Admission;
-use crate::counters::{CODES, Count, TEMPLATES};
-use crate::frontends::mixer::report::Cause;
-use crate::frontends::mixer::{Mixer, SERVICES};
-use crate::health::{Health, Phase};
-use crate::histogram;
-use crate::policy::Verdict;
-use crate::render::go;
-use crate::sink::trouble::Reason;
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
 
-/// Series of the histogram per piece.
-const PIECE: usize = 64;
-/// What the kernel counts CPU time in, on every architecture we build for.
-const TICKS: f64 = 100.0;
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
 
-/// Where the numbers come from.
-#[derive(Clone, Debug)]
-pub struct Sources {
-    /// The front end, with its counters, histogram and store.
-    pub mixer: Arc<Mixer>,
-    /// Requests in flight.
-    pub admission: Arc<Admission>,
-    /// Whether we serve.
-    pub health: Health,
-    /// When the process began.
-    pub started: SystemTime,
+    /// The sum of all that was added.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
-/// A page being read: which piece comes next.
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Adds one.
+    pub fn increment(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes one off.
+    pub fn decrement(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The name, type and help of a metric.
 #[derive(Clone, Copy, Debug)]
-pub enum Piece {
-    /// All but the histogram.
-    First,
-    /// The histogram from this series on.
-    Series(usize),
+pub struct Description {
+    /// The metric's name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// One sentence.
+    pub help: &'static str,
 }
 
-impl Sources {
-    /// Appends a piece of the page, and says which one is next, if there is one.
-    pub fn piece(&self, piece: Piece, out: &mut Vec<u8>) -> Option<Piece> {
-        let start = match piece {
-            Piece::First => {
-                self.counted(out);
-                self.state(out);
-                process(out, self.started);
-                family(
-                    out,
-                    histogram::NAME,
-                    "histogram",
-                    "Latency of requests, from log entries, in seconds.",
-                );
-                0
-            }
-            Piece::Series(start) => start,
-        };
-        self.mixer.histogram.expose(out, start, PIECE).map(Piece::Series)
+/// A counter for each of `N` values of one label.
+#[derive(Debug)]
+pub struct Family<const N: usize> {
+    about: Description,
+    label: &'static str,
+    values: [&'static str; N],
+    counters: [Counter; N],
+}
+
+impl<const N: usize> Family<N> {
+    /// All zero; `values` are those of `label`, in the order of [`Family::at`].
+    pub fn new(
+        name: &'static str,
+        help: &'static str,
+        label: &'static str,
+        values: [&'static str; N],
+    ) -> Self {
+        let about = Description { name, kind: "counter", help };
+        Self { about, label, values, counters: [const { Counter(AtomicU64::new(0)) }; N] }
     }
 
-    fn counted(&self, out: &mut Vec<u8>) {
-        let counters = &self.mixer.counters;
-        family(
-            out,
-            "mygrpcadapter_requests_total",
-            "counter",
-            "Calls answered, by service and gRPC status code.",
-        );
-        for (service, codes) in SERVICES.iter().zip(&counters.calls) {
-            for (code, count) in CODES.iter().zip(codes) {
-                // A success is worth a zero; of the others only what has been.
-                if count.get() > 0 || *code == "OK" {
-                    let labels = format!("service=\"{}\",code=\"{code}\"", service.name);
-                    sample(out, "mygrpcadapter_requests_total", &labels, count.get() as f64);
-                }
-            }
-        }
-        let by = |out: &mut Vec<u8>,
-                  name: &str,
-                  label: &str,
-                  help: &str,
-                  values: &mut dyn Iterator<Item = (&str, &Count)>| {
-            family(out, name, "counter", help);
-            for (value, count) in values {
-                sample(out, name, &format!("{label}=\"{value}\""), count.get() as f64);
-            }
-        };
-        let instances = &mut TEMPLATES.into_iter().zip(&counters.instances);
-        by(out, "mygrpcadapter_instances_total", "template", "Instances taken and acknowledged.", instances);
-        let refusals = &mut Cause::ALL.into_iter().zip(&counters.refusals);
-        by(
-            out,
-            "mygrpcadapter_refusals_total",
-            "reason",
-            "Requests refused before they reached the volume.",
-            refusals,
-        );
-        let errors = &mut Reason::ALL.map(Reason::label).into_iter().zip(&counters.write_errors);
-        by(
-            out,
-            "mygrpcadapter_write_errors_total",
-            "reason",
-            "Writes that failed, in whole or in part.",
-            errors,
-        );
-        let verdicts = &mut Verdict::ALL.map(Verdict::label).into_iter().zip(&counters.verdicts);
-        by(out, "mygrpcadapter_verdicts_total", "outcome", "Authorizations judged.", verdicts);
-        for (name, help, count) in [
-            (
-                "mygrpcadapter_audit_errors_total",
-                "Records of verdicts that were not written.",
-                &counters.audit_errors,
-            ),
-            ("mygrpcadapter_written_bytes_total", "Bytes appended to files.", &counters.written_bytes),
-            (
-                "mygrpcadapter_deleted_records_total",
-                "Instances deleted with rotated files.",
-                &counters.deleted_records,
-            ),
-            (
-                "mygrpcadapter_latency_overflow_total",
-                "Log entries observed in the overflow series.",
-                &self.mixer.histogram.overflowed,
-            ),
-            (
-                "mygrpcadapter_latency_unmeasured_total",
-                "Log entries without a latency.",
-                &self.mixer.histogram.unmeasured,
-            ),
-        ] {
-            single(out, name, "counter", help, count.get() as f64);
-        }
+    /// The counter of the value at this index.
+    pub fn at(&self, index: usize) -> &Counter {
+        &self.counters[index]
     }
 
-    fn state(&self, out: &mut Vec<u8>) {
-        let counters = &self.mixer.counters;
-        let state = self.health.state();
-        let queued = self.mixer.store.as_ref().map_or(0, |store| store.sink.queued());
-        let labels = format!("version=\"{}\",revision=\"{}\"", env!("CARGO_PKG_VERSION"), env!("REVISION"));
-        family(out, "mygrpcadapter_build_info", "gauge", "Always 1; the labels tell what is running.");
-        sample(out, "mygrpcadapter_build_info", &labels, 1.0);
-        for (name, help, value) in [
-            ("mygrpcadapter_queue_bytes", "Bytes waiting to be written.", queued as f64),
-            (
-                "mygrpcadapter_requests_in_flight",
-                "Requests being received or waiting to be written.",
-                self.admission.requests_in_flight() as f64,
-            ),
-            (
-                "mygrpcadapter_connections",
-                "gRPC connections open.",
-                counters.connections.load(Ordering::Relaxed) as f64,
-            ),
-            (
-                "mygrpcadapter_open_files",
-                "Files open for appending.",
-                counters.open_files.load(Ordering::Relaxed) as f64,
-            ),
-            ("mygrpcadapter_latency_series", "Series in the histogram.", self.mixer.histogram.len() as f64),
-            (
-                "mygrpcadapter_reports_serving",
-                "1 while reports can be written.",
-                f64::from(u8::from(state.reports)),
-            ),
-            (
-                "mygrpcadapter_draining",
-                "1 once asked to stop.",
-                f64::from(u8::from(state.phase != Phase::Serving)),
-            ),
-        ] {
-            single(out, name, "gauge", help, value);
+    /// Appends all of its samples.
+    pub fn export(&self, page: &mut Page) {
+        page.describe(self.about);
+        for (value, counter) in self.values.iter().zip(&self.counters) {
+            page.sample(self.about.name, &[(self.label, value)], counter.get() as f64);
         }
     }
 }
 
-/// The process, under the names that Prometheus's own libraries use.
-fn process(out: &mut Vec<u8>, started: SystemTime) {
-    let started = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-    single(out, "process_start_time_seconds", "gauge", "When the process began.", started.as_secs_f64());
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = |name: &str| -> Option<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    if let Some(resident) = kilobytes("VmRSS:") {
-        single(out, "process_resident_memory_bytes", "gauge", "Memory in use.", (resident * 1024) as f64);
-    }
-    // The fields after the name, which may have anything in it but ends in `)`.
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    single(out, "process_cpu_seconds_total", "counter", "CPU time used.", ticks as f64 / TICKS);
-    if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
-        // One of them is the directory itself.
-        let open = entries.count().saturating_sub(1);
-        single(out, "process_open_fds", "gauge", "Open file descriptors.", open as f64);
+/// A part of the program that has numbers to show.
+pub trait Export: Send + Sync {
+    /// Appends its numbers from `start` on, a bounded part at a time: returns
+    /// where to go on, if there are more.
+    fn export(&self, page: &mut Page, start: usize) -> Option<usize>;
+}
+
+/// Everything that exports numbers, in the order of the page.
+#[derive(Clone, Default)]
+pub struct Registry(Vec<Arc<dyn Export>>);
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Registry({} parts)", self.0.len())
     }
 }
 
-fn single(out: &mut Vec<u8>, name: &str, kind: &str, help: &str, value: f64) {
-    family(out, name, kind, help);
-    sample(out, name, "", value);
+/// Where a page that is read in pieces goes on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Position {
+    part: usize,
+    start: usize,
 }
 
-fn family(out: &mut Vec<u8>, name: &str, kind: &str, help: &str) {
-    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-}
-
-fn sample(out: &mut Vec<u8>, name: &str, labels: &str, value: f64) {
-    out.extend_from_slice(name.as_bytes());
-    if !labels.is_empty() {
-        let _ = write!(out, "{{{labels}}}");
+impl Registry {
+    /// Adds a part behind those that are there.
+    pub fn add(&mut self, part: Arc<dyn Export>) {
+        self.0.push(part);
     }
-    out.push(b' ');
-    go::float(out, value);
-    out.push(b'\n');
+
+    /// Appends the piece of the page at `at`, and returns where the next one
+    /// begins, if there is one.
+    pub fn piece(&self, at: Position, page: &mut Page) -> Option<Position> {
+        let part = self.0.get(at.part)?;
+        match part.export(page, at.start) {
+            Some(start) => Some(Position { part: at.part, start }),
+            None => (at.part + 1 < self.0.len()).then_some(Position { part: at.part + 1, start: 0 }),
+        }
+    }
+}
+
+/// The text of a page, or of a piece of it.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The text so far.
+    pub text: Vec<u8>,
+}
+
+impl Page {
+    /// Appends the `HELP` and `TYPE` lines of a metric.
+    pub fn describe(&mut self, about: Description) {
+        let Description { name, kind, help } = about;
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    /// Appends one sample. Values of labels are the program's own and need no
+    /// escapes.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        self.text.extend_from_slice(name.as_bytes());
+        for (at, (label, of)) in labels.iter().enumerate() {
+            let before = if at == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{before}{label}=\"{of}\"");
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.text, "{end} {value}");
+    }
+
+    /// Appends a counter without labels.
+    pub fn counter(&mut self, name: &'static str, help: &'static str, counter: &Counter) {
+        self.describe(Description { name, kind: "counter", help });
+        self.sample(name, &[], counter.get() as f64);
+    }
+
+    /// Appends a gauge without labels.
+    pub fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) {
+        self.describe(Description { name, kind: "gauge", help });
+        self.sample(name, &[], value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Parts(usize);
+
+    impl Export for Parts {
+        fn export(&self, page: &mut Page, start: usize) -> Option<usize> {
+            page.sample("part", &[("of", &self.0.to_string())], start as f64);
+            (start + 1 < self.0).then_some(start + 1)
+        }
+    }
+
+    #[test]
+    fn a_page_has_every_piece_of_every_part_once() {
+        let mut registry = Registry::default();
+        [1, 3, 1].into_iter().for_each(|pieces| registry.add(Arc::new(Parts(pieces))));
+        let (mut page, mut next) = (Page::default(), Some(Position::default()));
+        while let Some(at) = next {
+            next = registry.piece(at, &mut page);
+        }
+        let expected =
+            "part{of=\"1\"} 0\npart{of=\"3\"} 0\npart{of=\"3\"} 1\npart{of=\"3\"} 2\npart{of=\"1\"} 0\n";
+        assert_eq!(String::from_utf8(page.text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_family_has_a_sample_for_each_value() {
+        let family = Family::new("a_total", "What it counts.", "of", ["x", "y"]);
+        family.at(1).add(3);
+        let mut page = Page::default();
+        family.export(&mut page);
+        let expected = "# HELP a_total What it counts.\n# TYPE a_total counter\na_total{of=\"x\"} 0\na_total{of=\"y\"} 3\n";
+        assert_eq!(String::from_utf8(page.text).unwrap(), expected);
+    }
 }

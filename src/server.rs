@@ -13,7 +13,6 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,8 +27,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
 use self::backlog::{Backlog, Paced};
-use crate::counters::Counters;
 use crate::health::{State, closing};
+use crate::metrics::{Export, Gauge, Page};
 
 /// What a peer may send ahead on a stream: most reports whole. A connection's
 /// window is that of all its streams, so that none can be in another's way; what
@@ -55,11 +54,22 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 
+/// How many connections are open.
+#[derive(Debug, Default)]
+pub struct Connections(Gauge);
+
+impl Export for Connections {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        page.gauge("mygrpcadapter_connections", "gRPC connections open.", self.0.get() as f64);
+        None
+    }
+}
+
 /// What can be asked of a server, and where it counts.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Where connections are counted.
-    pub counters: Arc<Counters>,
+    pub open: Arc<Connections>,
     /// Connections served at once; more wait in the kernel's queue.
     pub connections: u32,
     /// How old a connection gets before it is asked to close.
@@ -115,11 +125,11 @@ where
         let open = limits.connections as usize - places.available_permits();
         let backlog = Backlog::among(&all, open);
         let connection = speak(stream, service.clone(), backlog, told.clone(), open, limits.connection_age);
-        limits.counters.connections.fetch_add(1, Ordering::Relaxed);
-        let counters = Arc::clone(&limits.counters);
+        limits.open.0.increment();
+        let counted = Arc::clone(&limits.open);
         tokio::spawn(async move {
             connection.await;
-            counters.connections.fetch_sub(1, Ordering::Relaxed);
+            counted.0.decrement();
             drop(place);
         });
     };

@@ -1,5 +1,7 @@
 //! The one gRPC service table: which front end answers which path.
 
+pub mod calls;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -11,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use tonic::{Code, Status};
 
+use self::calls::Calls;
 use crate::admission::{Admission, MAX_MESSAGE};
 use crate::arrival::{deadline, receive};
 use crate::frontends::mixer::{Message, Method, Mixer};
@@ -26,6 +29,8 @@ const MAX_QUESTION: usize = 4 * 1024;
 pub struct Services {
     /// Mixer's front end.
     pub mixer: Arc<Mixer>,
+    /// The number of calls.
+    pub calls: Arc<Calls>,
     /// The health service.
     pub health: Health,
     /// What requests may cost.
@@ -80,7 +85,7 @@ impl Service<Request<Incoming>> for Adapter {
             let outcome = adapter.answer(call, body, deadline).await;
             if let Call::Mixer(_, service) = call {
                 let code = outcome.as_ref().err().map_or(Code::Ok, Status::code);
-                adapter.services.mixer.counters.answered(service, code);
+                adapter.services.calls.answered(service, code);
             }
             Ok(outcome.map_or_else(Status::into_http, Reply::into_response))
         })
@@ -89,7 +94,7 @@ impl Service<Request<Incoming>> for Adapter {
 
 impl Adapter {
     async fn answer(&self, call: Call, body: Incoming, deadline: Option<Instant>) -> Result<Reply, Status> {
-        let Services { mixer, health, admission } = &*self.services;
+        let Services { mixer, health, admission, .. } = &*self.services;
         let mut share = admission.admit()?;
         let most = if let Call::Mixer(..) = call { MAX_MESSAGE } else { MAX_QUESTION };
         let bytes = receive(body, most, &mut share).await?;

@@ -7,6 +7,7 @@
 //! loop never waits for a disk, and a turn of it costs one hand-over however
 //! many requests it brought.
 
+pub mod counters;
 pub mod trouble;
 mod writer;
 
@@ -16,9 +17,9 @@ use std::task::Waker;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use self::counters::Counters;
 use self::trouble::{Failure, Reason};
 use self::writer::Writer;
-use crate::counters::Counters;
 use crate::render::Format;
 use crate::volume::retention::Retention;
 use crate::volume::{FilePath, Volume};

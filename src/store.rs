@@ -12,9 +12,10 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Sleep;
 use tonic::Status;
 
-use crate::counters::Counters;
 use crate::health::Health;
+use crate::metrics::{Counter, Export, Page};
 use crate::render::Format;
+use crate::sink::counters::Counters;
 use crate::sink::trouble::{Failure, Reason};
 use crate::sink::{Outcome, Sink};
 use crate::volume::{FilePath, Volume};
@@ -28,8 +29,8 @@ const PLACES: u32 = 256 * 1024;
 pub enum Ticket {
     /// A request that waits.
     Report(oneshot::Sender<Outcome>),
-    /// Nobody: a failed audit record is counted, and changes no verdict.
-    Audit,
+    /// Nobody: an audit record that is not written is counted, and changes no verdict.
+    Audit(Arc<Counter>),
 }
 
 /// The volume, the queue to it, and what operators chose for all handlers.
@@ -45,6 +46,8 @@ pub struct Store {
     pub format: Format,
     /// How long a request waits for room in the queue.
     pub patience: Duration,
+    /// What the writer counts.
+    pub counters: Arc<Counters>,
     /// Room for the bytes of requests whose outcome isn't known: given out in
     /// turn, so that none waits for long while others come and go.
     places: Semaphore,
@@ -60,9 +63,10 @@ impl Store {
         default_file: FilePath,
         format: Format,
         patience: Duration,
+        counters: Arc<Counters>,
     ) -> Self {
         let (places, freed) = (Semaphore::new(PLACES as usize), Notify::new());
-        Self { sink, volume, default_file, format, patience, places, freed }
+        Self { sink, volume, default_file, format, patience, counters, places, freed }
     }
 
     /// A place for a request of so many bytes, if there is one at once; to be
@@ -90,7 +94,7 @@ impl Store {
 
     /// Passes outcomes from the writer on to the requests that wait, and what
     /// they say of the volume on to `health`. Ends with the runtime.
-    pub async fn deliver(&self, health: &Health, counters: &Arc<Counters>, stall: Duration) {
+    pub async fn deliver(&self, health: &Health, stall: Duration) {
         // Set while the writer is at work: one timer at a time, none when idle.
         let mut alarm: Option<Pin<Box<Sleep>>> = None;
         poll_fn(|context| {
@@ -102,7 +106,7 @@ impl Store {
                 match ticket {
                     // The caller may have gone; its report is in the file all the same.
                     Ticket::Report(waiting) => drop(waiting.send(outcome)),
-                    Ticket::Audit => counters.audit_errors.add(u64::from(outcome.is_err())),
+                    Ticket::Audit(errors) => errors.add(u64::from(outcome.is_err())),
                 }
             }
             health.set_reports(turn.well);
@@ -119,13 +123,20 @@ impl Store {
                 alarm = None;
                 if turn.busy_since.is_some_and(|since| since.elapsed() >= stall) {
                     self.sink.stall();
-                    counters.failed(Reason::Stalled);
+                    self.counters.failed(Reason::Stalled);
                 }
                 context.waker().wake_by_ref();
             }
             Poll::<()>::Pending
         })
         .await;
+    }
+}
+
+impl Export for Store {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        self.counters.append_to(page, self.sink.queued());
+        None
     }
 }
 

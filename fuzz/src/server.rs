@@ -7,13 +7,14 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use mygrpcadapter::admission::Admission;
-use mygrpcadapter::counters::Counters;
 use mygrpcadapter::frontends::mixer::{Mixer, SERVICES};
 use mygrpcadapter::health::Health;
 use mygrpcadapter::histogram::{self, Histogram};
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
+use mygrpcadapter::service::calls::Calls;
 use mygrpcadapter::service::{Adapter, Services};
+use mygrpcadapter::sink::counters::Counters;
 use mygrpcadapter::sink::{Fsync, Settings, Sink};
 use mygrpcadapter::store::Store;
 use mygrpcadapter::volume::Volume;
@@ -51,27 +52,28 @@ impl Server {
         let sink = Sink::start(volume.clone(), settings, Arc::clone(&counters)).expect("a writer");
         let default_file = volume.resolve(b"out.txt").expect("a path");
         let patience = Duration::from_secs(2);
-        let store = Store::new(sink, volume, default_file, Format::Text, patience);
+        let store = Store::new(sink, volume, default_file, Format::Text, patience, counters);
         let settings = histogram::Settings { buckets: vec![0.1, 1.0], max_series: 100, keep_query: false };
         let mixer = Arc::new(Mixer {
-            store: Some(store),
-            histogram: Histogram::new(settings),
+            store: Some(Arc::new(store)),
+            histogram: Arc::new(Histogram::new(settings)),
             keys: None,
-            counters: Arc::clone(&counters),
+            counters: Arc::default(),
             sessions: AtomicU64::new(0),
         });
         let health = Health::new(SERVICES);
         let services = Arc::new(Services {
             mixer: Arc::clone(&mixer),
+            calls: Arc::new(Calls::new(&SERVICES)),
             health: health.clone(),
             admission: Arc::new(Admission::new(patience)),
         });
         let adapter = move |backlog| Adapter { services: Arc::clone(&services), backlog };
-        let limits = Limits { counters: Arc::clone(&counters), connections: 64, connection_age: None };
+        let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
         let states = health.states();
         runtime.spawn(async move {
             if let Some(store) = &mixer.store {
-                store.deliver(&health, &counters, STALL).await;
+                store.deliver(&health, STALL).await;
             }
         });
         runtime.spawn(async move {

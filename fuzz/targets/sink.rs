@@ -12,10 +12,10 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Wake, Waker};
 use std::thread::Thread;
 
-use mygrpcadapter::counters::Counters;
 use mygrpcadapter::frontends::mixer::report::{Refusal, Report};
 use mygrpcadapter::frontends::mixer::templates::{EDGE, LOGENTRY, METRIC, REPORTNOTHING, TRACESPAN};
 use mygrpcadapter::render::Format;
+use mygrpcadapter::sink::counters::Counters;
 use mygrpcadapter::sink::{Fsync, Settings, Sink};
 use mygrpcadapter::volume::retention::Retention;
 use mygrpcadapter::volume::{FilePath, Volume};

@@ -5,6 +5,7 @@
 pub mod authorization;
 pub mod backend;
 pub mod config;
+pub mod counters;
 pub mod report;
 pub mod templates;
 
@@ -18,10 +19,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
 
+use self::counters::Counters;
 use self::report::Refusal;
 use self::walk::Template;
 use crate::admission::Share;
-use crate::counters::Counters;
 use crate::health::Service;
 use crate::histogram::Histogram;
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
@@ -115,9 +116,9 @@ impl Message {
 #[derive(Debug)]
 pub struct Mixer {
     /// Where records go, unless there is no volume.
-    pub store: Option<Store>,
+    pub store: Option<Arc<Store>>,
     /// What log entries are added to.
-    pub histogram: Histogram,
+    pub histogram: Arc<Histogram>,
     /// Keys for all handlers, beside their own.
     pub keys: Option<KeyFile>,
     /// What is counted.

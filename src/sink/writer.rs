@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::counters::Counters;
 use super::trouble::{Failure, Reason};
 use super::{Batch, Fsync, Outcome, Settings, Shared, State};
-use crate::counters::Counters;
 use crate::render::Format;
 use crate::volume::log_file::{Appended, LogFile};
 use crate::volume::retention::{Room, Usage};

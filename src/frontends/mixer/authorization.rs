@@ -1,6 +1,8 @@
 //! `authorization`: a token among the subject's properties, a verdict, and what
 //! is left of it in a file.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -64,7 +66,6 @@ impl Mixer {
             _ => PROPERTY,
         };
         let verdict = self.judge(record.lookup(SUBJECT_PROPERTIES, property.as_bytes()), &config);
-        self.counters.judged(verdict);
         if let Config::Own(params) = &config {
             record.hide(SUBJECT_PROPERTIES, property.as_bytes());
             record.values[VERDICT] = Value::String(verdict.label().as_bytes());
@@ -88,7 +89,7 @@ impl Mixer {
                 policy::judge(token, of_file.chain(own))
             }
         };
-        if verdict == Verdict::NoKeys && self.counters.verdicts[verdict as usize].get() == 0 {
+        if self.counters.judged(verdict) && verdict == Verdict::NoKeys {
             log::warn!(
                 "authorization has no key to compare with and denies everything; set auth_key in the handler's params, or --auth-keys-file"
             );
@@ -105,7 +106,8 @@ impl Mixer {
             let format = config.format().unwrap_or(store.format);
             let render =
                 |out: &mut Vec<u8>| render_one(&AUTHORIZATION, config.file_path(), format, record, out);
-            store.sink.append(&path, format, Ticket::Audit, render).ok()
+            let errors = Arc::clone(&self.counters.audit_errors);
+            store.sink.append(&path, format, Ticket::Audit(errors), render).ok()
         });
         if written.is_none() {
             self.counters.audit_errors.add(1);

@@ -183,7 +183,7 @@ impl Mixer {
         drop(place);
         match outcome {
             Ok(Ok(())) => {
-                self.counters.took(template.layout.template, instances);
+                self.counters.took(template, instances);
                 Ok(Bytes::new())
             }
             Ok(Err(failure)) => Err(store::status(&failure)),

@@ -1,0 +1,81 @@
+//! What the front end counts.
+
+use std::sync::Arc;
+
+use super::report::Cause;
+use super::templates::REPORTS;
+use super::walk::Template;
+use crate::metrics::{Counter, Export, Family, Page};
+use crate::policy::Verdict;
+
+/// The numbers of all handlers.
+#[derive(Debug)]
+pub struct Counters {
+    instances: Family<{ REPORTS.len() }>,
+    refusals: Family<{ Cause::ALL.len() }>,
+    verdicts: Family<{ Verdict::ALL.len() }>,
+    /// Records of verdicts that were not written.
+    pub audit_errors: Arc<Counter>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            instances: Family::new(
+                "mygrpcadapter_instances_total",
+                "Instances taken and acknowledged.",
+                "template",
+                REPORTS.map(|template| template.layout.template),
+            ),
+            refusals: Family::new(
+                "mygrpcadapter_refusals_total",
+                "Requests refused before they reached the volume.",
+                "reason",
+                Cause::ALL,
+            ),
+            verdicts: Family::new(
+                "mygrpcadapter_verdicts_total",
+                "Authorizations judged.",
+                "outcome",
+                Verdict::ALL.map(Verdict::label),
+            ),
+            audit_errors: Arc::default(),
+        }
+    }
+}
+
+impl Counters {
+    /// Counts instances of a template that are taken.
+    pub fn took(&self, template: &Template, instances: usize) {
+        let of_template = |known: &&Template| known.layout.template == template.layout.template;
+        if let Some(at) = REPORTS.iter().position(of_template) {
+            self.instances.at(at).add(instances as u64);
+        }
+    }
+
+    /// Counts a request that is refused.
+    pub fn refused(&self, cause: Cause) {
+        self.refusals.at(cause as usize).add(1);
+    }
+
+    /// Counts a verdict, and says whether it is the first of its kind.
+    pub fn judged(&self, verdict: Verdict) -> bool {
+        let counter = self.verdicts.at(verdict as usize);
+        counter.add(1);
+        counter.get() == 1
+    }
+}
+
+impl Export for Counters {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        self.instances.export(page);
+        self.refusals.export(page);
+        self.verdicts.export(page);
+        page.counter(
+            "mygrpcadapter_audit_errors_total",
+            "Records of verdicts that were not written.",
+            &self.audit_errors,
+        );
+        None
+    }
+}

@@ -1,0 +1,67 @@
+//! The process itself in numbers, under the names that Prometheus's own libraries
+//! use.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::metrics::{Description, Export, Page};
+
+/// The unit of CPU time in `/proc`, per second, on every architecture we build for.
+const TICKS: f64 = 100.0;
+
+/// This process.
+#[derive(Debug)]
+pub struct Process {
+    started: SystemTime,
+}
+
+impl Process {
+    /// One that starts now.
+    pub fn starting() -> Self {
+        Self { started: SystemTime::now() }
+    }
+}
+
+impl Export for Process {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        build_info(page);
+        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        page.gauge("process_start_time_seconds", "When the process began.", started.as_secs_f64());
+        if let Some(bytes) = resident_bytes() {
+            page.gauge("process_resident_memory_bytes", "Memory in use.", bytes as f64);
+        }
+        let about =
+            Description { name: "process_cpu_seconds_total", kind: "counter", help: "CPU time used." };
+        page.describe(about);
+        page.sample(about.name, &[], cpu_seconds());
+        if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
+            // One of them is the directory itself.
+            let open = entries.count().saturating_sub(1);
+            page.gauge("process_open_fds", "Open file descriptors.", open as f64);
+        }
+        None
+    }
+}
+
+fn build_info(page: &mut Page) {
+    let help = "Always 1; the labels tell what is running.";
+    let about = Description { name: "mygrpcadapter_build_info", kind: "gauge", help };
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", env!("REVISION"))];
+    page.describe(about);
+    page.sample(about.name, &labels, 1.0);
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+/// CPU time of user and system together.
+fn cpu_seconds() -> f64 {
+    // The fields after the name, which may have anything in it but ends in `)`.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks as f64 / TICKS
+}

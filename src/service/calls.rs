@@ -1,0 +1,61 @@
+//! Calls by service and gRPC status code.
+
+use tonic::Code;
+
+use crate::health::Service;
+use crate::metrics::{Counter, Description, Export, Page};
+
+/// gRPC's status codes, by number.
+pub const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// A counter for each service and code.
+#[derive(Debug)]
+pub struct Calls(Box<[(&'static str, [Counter; CODES.len()])]>);
+
+impl Calls {
+    /// None yet, of any of `services`.
+    pub fn new(services: &[Service]) -> Self {
+        Self(services.iter().map(|service| (service.name, Default::default())).collect())
+    }
+
+    /// Counts an answer of the service at this index.
+    pub fn answered(&self, service: usize, code: Code) {
+        self.0[service].1[code as usize].add(1);
+    }
+}
+
+impl Export for Calls {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        let help = "Calls answered, by service and gRPC status code.";
+        let about = Description { name: "mygrpcadapter_requests_total", kind: "counter", help };
+        page.describe(about);
+        for (service, counters) in &self.0 {
+            for (code, counter) in CODES.iter().zip(counters) {
+                // A success is worth a zero; of the others only what has been.
+                if counter.get() > 0 || *code == "OK" {
+                    let labels = [("service", *service), ("code", *code)];
+                    page.sample(about.name, &labels, counter.get() as f64);
+                }
+            }
+        }
+        None
+    }
+}

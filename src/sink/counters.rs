@@ -1,0 +1,69 @@
+//! What the writer counts.
+
+use super::trouble::Reason;
+use crate::metrics::{Counter, Export, Family, Gauge, Page};
+
+/// The numbers of all files.
+#[derive(Debug)]
+pub struct Counters {
+    written_bytes: Counter,
+    deleted_records: Counter,
+    write_errors: Family<{ Reason::ALL.len() }>,
+    open_files: Gauge,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let write_errors = Family::new(
+            "mygrpcadapter_write_errors_total",
+            "Writes that failed, in whole or in part.",
+            "reason",
+            Reason::ALL.map(Reason::label),
+        );
+        let (written_bytes, deleted_records, open_files) = Default::default();
+        Self { written_bytes, deleted_records, write_errors, open_files }
+    }
+}
+
+impl Counters {
+    /// Counts bytes that are in a file.
+    pub fn wrote(&self, bytes: usize) {
+        self.written_bytes.add(bytes as u64);
+    }
+
+    /// Counts instances that retention has deleted.
+    pub fn deleted(&self, records: u64) {
+        self.deleted_records.add(records);
+    }
+
+    /// Counts a batch that couldn't be written.
+    pub fn failed(&self, reason: Reason) {
+        self.write_errors.at(reason as usize).add(1);
+    }
+
+    /// Notes how many files are open.
+    pub fn files_open(&self, files: usize) {
+        self.open_files.set(files as u64);
+    }
+
+    /// Appends all of them, and the bytes that are queued.
+    pub fn append_to(&self, page: &mut Page, queued: usize) {
+        page.counter("mygrpcadapter_written_bytes_total", "Bytes appended to files.", &self.written_bytes);
+        page.counter(
+            "mygrpcadapter_deleted_records_total",
+            "Instances deleted with rotated files.",
+            &self.deleted_records,
+        );
+        self.write_errors.export(page);
+        page.gauge("mygrpcadapter_queue_bytes", "Bytes waiting to be written.", queued as f64);
+        page.gauge("mygrpcadapter_open_files", "Files open for appending.", self.open_files.get() as f64);
+    }
+}
+
+/// For an adapter without a volume: the same metrics, all zero.
+impl Export for Counters {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        self.append_to(page, 0);
+        None
+    }
+}

@@ -25,10 +25,11 @@ use std::time::{Duration, Instant};
 
 use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates;
-use mygrpcadapter::frontends::mixer::walk::{self, Template};
+use mygrpcadapter::frontends::mixer::walk;
 use mygrpcadapter::render::Format;
 use mygrpcadapter::sink::counters::Counters;
 use mygrpcadapter::sink::{Fsync, Settings, Sink};
+use mygrpcadapter::template::Template;
 use mygrpcadapter::volume::log_file::LogFile;
 use mygrpcadapter::volume::retention::Retention;
 use mygrpcadapter::volume::{FilePath, Volume};
@@ -112,7 +113,7 @@ impl Body {
             stage("json".into(), 1, json.len(), self.renders(Format::Json)?),
         ];
         // Nothing is written of an authorization unless its handler asks for it.
-        if self.template.layout.template != "authorization" {
+        if self.template.name != "authorization" {
             for (dir, at_once) in dirs.iter().flat_map(|dir| AT_ONCE.map(|at_once| (dir, at_once))) {
                 let name = |what| format!("{what}-{at_once}-{}", dir.name);
                 stages.push(stage(name("append"), at_once, text.len(), dir.appends(&text, at_once)?));

@@ -41,4 +41,4 @@ pub mod store;
 pub mod tools;
 pub mod volume;
 
-pub use records::{record, render};
+pub use records::{record, render, template};

@@ -1,8 +1,8 @@
 //! What must hold of any bytes that claim to be a report.
 
 use mygrpcadapter::frontends::mixer::report::{MAX_INSTANCES, MAX_RENDERED, Refusal, Report};
-use mygrpcadapter::frontends::mixer::walk::Template;
 use mygrpcadapter::render::Format;
+use mygrpcadapter::template::Template;
 
 use crate::{assert_is_line, json};
 
@@ -48,7 +48,7 @@ pub fn check(template: &Template, message: &[u8]) {
 
 /// A head, blocks, and an end of line.
 fn check_text(template: &Template, report: &Report, written: &[u8]) {
-    let call = template.layout.call;
+    let call = template.call;
     let head = format!("{call} invoked with:\n  Adapter config: &Params{{FilePath:");
     let after = written.strip_prefix(head.as_bytes()).expect("the head of a request");
     let after = after.strip_prefix(report.config.file_path()).expect("the handler's own path");
@@ -61,9 +61,9 @@ fn check_text(template: &Template, report: &Report, written: &[u8]) {
 
 /// One object per line and instance, each with all its columns.
 fn check_json(template: &Template, report: &Report, written: &[u8]) {
-    let columns = template.layout.columns.iter().map(|column| column.key);
+    let columns = template.columns.iter().map(|column| column.key);
     let keys: Vec<_> = ["instance", "template", "received_at"].into_iter().chain(columns).collect();
-    let name = format!("\"{}\"", template.layout.template);
+    let name = format!("\"{}\"", template.name);
     let mut lines = 0;
     for line in written.split_inclusive(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\n").expect("every line ends");

@@ -21,13 +21,13 @@ use tonic::Status;
 
 use self::counters::Counters;
 use self::report::Refusal;
-use self::walk::Template;
 use crate::admission::Share;
 use crate::health::Service;
 use crate::histogram::Histogram;
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
 use crate::policy::KeyFile;
 use crate::store::Store;
+use crate::template::Template;
 
 /// A method of this front end.
 #[derive(Clone, Copy, Debug)]

@@ -2,12 +2,17 @@
 //! in JSON, by prost's reading of the same bytes.
 
 use std::collections::HashMap;
+use std::path::Path;
 
+use mygrpcadapter::frontends::mixer::templates::{AUTHORIZATION, REPORTS};
 use mygrpcadapter::pb::google::protobuf::Timestamp;
 use mygrpcadapter::pb::istio::mixer::adapter::model::v1beta1::CheckResult;
 use mygrpcadapter::pb::istio::policy::v1beta1::{IpAddress, TimeStamp, Value};
 use mygrpcadapter::pb::{checknothing, edge, reportnothing, tracespan};
+use mygrpcadapter::template::Kind;
 use prost::Message;
+use prost_types::FileDescriptorProto;
+use prost_types::field_descriptor_proto::Type;
 use serde_json::Value as Json;
 
 use crate::json::{asked, head, is_map, members, objects};
@@ -262,4 +267,65 @@ async fn checknothing_is_allowed_for_a_while() {
     assert_eq!(result.status.unwrap_or_default().code, 0);
     // With both zero Mixer would put its own in their place.
     assert_eq!((result.valid_duration.unwrap().seconds, result.valid_use_count), (5, 10_000));
+}
+
+/// A column as a definition has it: field and message, number, name, type.
+type Defined = (i32, i32, String, Kind);
+
+/// The columns of a message in a definition, and of the messages in it.
+fn defined(file: &FileDescriptorProto, message: &str, parent: i32) -> Vec<Defined> {
+    let message = file.message_type.iter().find(|known| known.name() == message).unwrap();
+    let columns = message.field.iter().filter(|field| field.name() != "name").flat_map(|field| {
+        let inner = field.type_name().rsplit('.').next().unwrap().to_owned();
+        let kind = match (field.r#type(), &*inner) {
+            (Type::String, _) => Kind::String,
+            (Type::Int64, _) => Kind::Int,
+            (Type::Bool, _) => Kind::Bool,
+            (_, "Value") => Kind::Value,
+            (_, "TimeStamp") => Kind::Time,
+            (_, "IPAddress") => Kind::Ip,
+            (_, entry) if entry.ends_with("Entry") => Kind::Map,
+            (_, message) => return defined(file, message, field.number()),
+        };
+        vec![(parent, field.number(), field.name().to_owned(), kind)]
+    });
+    columns.collect()
+}
+
+#[test]
+fn every_template_is_counted_and_has_the_columns_of_its_definition() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+    let entries = std::fs::read_dir(root.join("mixer/template")).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    for name in names {
+        let path = format!("mixer/template/{name}");
+        let files = protox::compile([&path], [&root]).unwrap();
+        let file = files.file.iter().find(|file| *file.name() == path).unwrap();
+        let template = match file.package() {
+            "checknothing" => continue,
+            "authorization" => &AUTHORIZATION,
+            package => REPORTS.into_iter().find(|template| template.name == package).expect("a counter"),
+        };
+        assert_eq!(file.service[0].method[0].name(), template.call);
+        let mut expected = defined(file, "InstanceMsg", 0);
+        let filled = template.columns.iter().filter(|column| column.number > 0);
+        let mut columns: Vec<Defined> = filled
+            .map(|column| {
+                let plain = |name: &str| name.replace('_', "").to_lowercase();
+                let of_it = |known: &&Defined| (known.0, known.1) == (column.parent, column.number);
+                let name = &expected.iter().find(of_it).expect("a field").2;
+                assert!(
+                    plain(column.key).ends_with(&plain(name)),
+                    "{path}: {name} is shown as {}",
+                    column.key
+                );
+                (column.parent, column.number, name.clone(), column.kind)
+            })
+            .collect();
+        columns.sort_by_key(|column| (column.0, column.1));
+        expected.sort_by_key(|column| (column.0, column.1));
+        assert_eq!(columns, expected, "{path}");
+    }
 }

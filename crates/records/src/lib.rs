@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`protobuf`] | a message, walked in place, to a record |
 //! | [`record`] | one instance, borrowed from the message |
+//! | [`template`] | what an instance holds and how it is shown |
 //! | [`render`] | a record to text or JSON |
 //!
 //! `record` and `render` know nothing of `protobuf` in turn: another encoding
@@ -16,3 +17,4 @@
 pub mod protobuf;
 pub mod record;
 pub mod render;
+pub mod template;

@@ -1,52 +1,13 @@
 //! Records to bytes: the walkthrough's text, or JSON Lines.
 //!
-//! Renderers append to a buffer and can't fail. How a template looks is a table
-//! of [`Column`]s; what it holds comes in as a [`Record`].
+//! Renderers append to a buffer and can't fail.
 
 pub mod go;
 pub mod json;
 pub mod text;
 
 use crate::record::Record;
-
-/// How one field of a template is shown.
-#[derive(Clone, Copy, Debug)]
-pub struct Column {
-    /// Its label in the text, or empty where the text leaves it out.
-    pub label: &'static str,
-    /// Its key in JSON.
-    pub key: &'static str,
-    /// Whether the text shows it as one writes it, or as Go prints a Value.
-    pub plain: bool,
-}
-
-impl Column {
-    /// A Value, shown in the text as Go prints it.
-    pub const fn value(label: &'static str, key: &'static str) -> Self {
-        Self { label, key, plain: false }
-    }
-
-    /// A field of a type of its own.
-    pub const fn plain(label: &'static str, key: &'static str) -> Self {
-        Self { label, key, plain: true }
-    }
-
-    /// A field that the text leaves out.
-    pub const fn json(key: &'static str) -> Self {
-        Self { label: "", key, plain: true }
-    }
-}
-
-/// How a template is shown: the name of its call, and its fields in order.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout {
-    /// The method that brought it, as in `HandleMetric`.
-    pub call: &'static str,
-    /// The template's name, as in `metric`.
-    pub template: &'static str,
-    /// One column per value of the record.
-    pub columns: &'static [Column],
-}
+use crate::template::Template;
 
 /// Appends a short text. Most texts of a record are a few words long, and musl's
 /// memcpy takes longer to start than to copy them.
@@ -100,17 +61,17 @@ impl Style {
     }
 
     /// What comes before the instances. `file_path` is the handler's own text.
-    pub fn head(&self, layout: &Layout, file_path: &[u8], out: &mut Vec<u8>) {
+    pub fn head(&self, template: &Template, file_path: &[u8], out: &mut Vec<u8>) {
         if self.format == Format::Text {
-            text::head(out, layout, file_path);
+            text::head(out, template, file_path);
         }
     }
 
     /// One instance.
-    pub fn instance(&self, layout: &Layout, record: &Record, out: &mut Vec<u8>) {
+    pub fn instance(&self, template: &Template, record: &Record, out: &mut Vec<u8>) {
         match self.format {
-            Format::Text => text::instance(out, layout, record),
-            Format::Json => json::instance(out, layout, record, &self.received_at),
+            Format::Text => text::instance(out, template, record),
+            Format::Json => json::instance(out, template, record, &self.received_at),
         }
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::report::Cause;
 use super::templates::REPORTS;
-use super::walk::Template;
 use crate::metrics::{Counter, Export, Family, Page};
 use crate::policy::Verdict;
+use crate::template::Template;
 
 /// The numbers of all handlers.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Default for Counters {
                 "mygrpcadapter_instances_total",
                 "Instances taken and acknowledged.",
                 "template",
-                REPORTS.map(|template| template.layout.template),
+                REPORTS.map(|template| template.name),
             ),
             refusals: Family::new(
                 "mygrpcadapter_refusals_total",
@@ -47,7 +47,7 @@ impl Default for Counters {
 impl Counters {
     /// Counts instances of a template that are taken.
     pub fn took(&self, template: &Template, instances: usize) {
-        let of_template = |known: &&Template| known.layout.template == template.layout.template;
+        let of_template = |known: &&Template| known.name == template.name;
         if let Some(at) = REPORTS.iter().position(of_template) {
             self.instances.at(at).add(instances as u64);
         }

@@ -8,7 +8,9 @@ use tonic::Status;
 
 use super::config::{self, Config};
 use super::templates::VARIABLES;
-use super::walk::{self, Template};
+use crate::template::Template;
+
+use super::walk;
 use super::wire::Malformed;
 use super::{Message, Mixer};
 use crate::histogram::Observations;
@@ -124,12 +126,12 @@ impl<'a> Report<'a> {
     ) -> Result<(), Refusal> {
         let limit = out.len() + MAX_RENDERED;
         let style = Style::new(format);
-        style.head(&template.layout, self.config.file_path(), out);
+        style.head(template, self.config.file_path(), out);
         let whole = walk::instances(self.message, template, &mut |record, instance| {
             if instance.len() > LARGE && style.measure(record, instance) > limit - out.len() {
                 return false;
             }
-            style.instance(&template.layout, record, out);
+            style.instance(template, record, out);
             note(record);
             out.len() <= limit
         })?;
@@ -157,8 +159,8 @@ pub fn render_one(
 ) -> Result<(), Refusal> {
     let start = out.len();
     let style = Style::new(format);
-    style.head(&template.layout, file_path, out);
-    style.instance(&template.layout, record, out);
+    style.head(template, file_path, out);
+    style.instance(template, record, out);
     style.tail(out);
     if out.len() - start > MAX_RENDERED { Err(Refusal::Rendered) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! A request's bytes to records, by a table of fields per template.
+//! A request's bytes to records, by the table of their template.
 //!
 //! Nothing is copied but numbers. What appears twice follows Go's generated
 //! code: the last scalar wins, a message adds to the one before it, a member of
@@ -6,7 +6,7 @@
 
 use super::wire::{Malformed, Reader, WireType};
 use crate::record::{Instant, Record, Stretch, Value};
-use crate::render::Layout;
+use crate::template::{Column, Kind, Template};
 
 /// The field number of an instance's name, in every template.
 pub const NAME: i32 = 72_295_727;
@@ -16,74 +16,6 @@ const NAME_TAG: [u8; 5] = [0xfa, 0xd2, 0xe4, 0x93, 0x02];
 /// The most map entries one instance may have: 1.8 MB of them.
 pub const MAX_ENTRIES: usize = 32_768;
 
-/// What a field of an instance holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A string.
-    String,
-    /// An int64.
-    Int,
-    /// A bool.
-    Bool,
-    /// A Value.
-    Value,
-    /// A `map<string, Value>`.
-    Map,
-    /// A TimeStamp.
-    Time,
-    /// An IPAddress.
-    Ip,
-    /// A message whose fields have columns of their own.
-    Message(&'static [Field]),
-}
-
-impl Kind {
-    fn wire(self) -> WireType {
-        match self {
-            Self::Int | Self::Bool => WireType::Varint,
-            _ => WireType::Bytes,
-        }
-    }
-
-    /// The value of a field that wasn't sent.
-    fn unset(self) -> Value<'static> {
-        match self {
-            Self::String => Value::String(&[]),
-            Self::Int => Value::Int(0),
-            Self::Bool => Value::Bool(false),
-            Self::Map => Value::Map(Stretch::default()),
-            Self::Value | Self::Time | Self::Ip | Self::Message(_) => Value::Absent,
-        }
-    }
-}
-
-/// One field of a template's instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// Its number on the wire.
-    pub number: i32,
-    /// What it holds.
-    pub kind: Kind,
-    /// The column of the layout, and value of the record, that it fills.
-    pub column: usize,
-}
-
-impl Field {
-    /// A field in words as short as the tables need.
-    pub const fn new(number: i32, kind: Kind, column: usize) -> Self {
-        Self { number, kind, column }
-    }
-}
-
-/// A template: what an instance holds, and how it is shown.
-#[derive(Debug)]
-pub struct Template {
-    /// The instance's fields.
-    pub fields: &'static [Field],
-    /// How it is shown.
-    pub layout: Layout,
-}
-
 /// Reads one instance after the other of a report, field 1 of `message`, and
 /// shows each with its bytes. Ends where `see` says no.
 pub fn instances<'a>(
@@ -91,7 +23,7 @@ pub fn instances<'a>(
     template: &Template,
     see: &mut dyn FnMut(&mut Record<'a>, &'a [u8]) -> bool,
 ) -> Result<bool, Malformed> {
-    let blank = blank(template);
+    let blank = template.blank();
     let mut record = Record::with_room();
     let mut reader = Reader::new(message);
     while let Some(tag) = reader.tag()? {
@@ -114,7 +46,7 @@ pub fn instance<'a>(
     template: &Template,
     message: &'a [u8],
 ) -> Result<(), Malformed> {
-    read(record, template, &blank(template), message)
+    read(record, template, &template.blank(), message)
 }
 
 fn read<'a>(
@@ -124,30 +56,19 @@ fn read<'a>(
     message: &'a [u8],
 ) -> Result<(), Malformed> {
     record.begin(blank);
-    fields(record, template.fields, message)?;
+    fields(record, template.columns, 0, message)?;
     record.close();
     Ok(())
 }
 
-/// The values of an instance of which nothing was sent.
-fn blank(template: &Template) -> Vec<Value<'static>> {
-    let mut blank = vec![Value::Absent; template.layout.columns.len()];
-    unset(&mut blank, template.fields);
-    blank
-}
-
-fn unset(values: &mut [Value<'static>], fields: &[Field]) {
-    for field in fields {
-        match field.kind {
-            Kind::Message(inner) => unset(values, inner),
-            kind => values[field.column] = kind.unset(),
-        }
-    }
-}
-
-/// Reads the fields of an instance, or of a message in it. The tables nest no
-/// deeper than that.
-fn fields<'a>(record: &mut Record<'a>, fields: &[Field], message: &'a [u8]) -> Result<(), Malformed> {
+/// Reads the fields of an instance, or of the message in its field `parent`. The
+/// tables nest no deeper than that.
+fn fields<'a>(
+    record: &mut Record<'a>,
+    columns: &[Column],
+    parent: i32,
+    message: &'a [u8],
+) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
     loop {
         if reader.passes(&NAME_TAG) {
@@ -155,28 +76,43 @@ fn fields<'a>(record: &mut Record<'a>, fields: &[Field], message: &'a [u8]) -> R
             continue;
         }
         let Some(tag) = reader.tag()? else { return Ok(()) };
-        if let Some(known) = fields.iter().find(|field| field.number == tag.field) {
-            tag.expect(known.kind.wire())?;
-            field(record, known, &mut reader)?;
+        let is_it = |column: &Column| column.number == tag.field && column.parent == parent;
+        if let Some(at) = columns.iter().position(is_it) {
+            tag.expect(wire(columns[at].kind))?;
+            field(record, columns[at].kind, at, &mut reader)?;
         } else if tag.field == NAME {
             tag.expect(WireType::Bytes)?;
             record.name = reader.bytes()?;
+        } else if parent == 0 && columns.iter().any(|column| column.parent == tag.field) {
+            tag.expect(WireType::Bytes)?;
+            fields(record, columns, tag.field, reader.bytes()?)?;
         } else {
             reader.skip(tag)?;
         }
     }
 }
 
+fn wire(kind: Kind) -> WireType {
+    match kind {
+        Kind::Int | Kind::Bool => WireType::Varint,
+        _ => WireType::Bytes,
+    }
+}
+
 #[inline(always)]
-fn field<'a>(record: &mut Record<'a>, field: &Field, reader: &mut Reader<'a>) -> Result<(), Malformed> {
-    let before = record.values[field.column];
-    record.values[field.column] = match field.kind {
+fn field<'a>(
+    record: &mut Record<'a>,
+    kind: Kind,
+    column: usize,
+    reader: &mut Reader<'a>,
+) -> Result<(), Malformed> {
+    let before = record.values[column];
+    record.values[column] = match kind {
         Kind::Int => Value::Int(reader.varint()? as i64),
         Kind::Bool => Value::Bool(reader.varint()? != 0),
         Kind::String => Value::String(reader.bytes()?),
         Kind::Value => value(record, before, reader.bytes()?)?,
-        Kind::Map => return entry(record, field.column as u32, reader.bytes()?),
-        Kind::Message(inner) => return fields(record, inner, reader.bytes()?),
+        Kind::Map => return entry(record, column as u32, reader.bytes()?),
         Kind::Time => {
             let before = if let Value::Time(before) = before { before } else { None };
             Value::Time(instant_in(before, reader.bytes()?)?)

@@ -4,19 +4,20 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Layout, go};
+use super::go;
 use crate::record::{Record, Value};
+use crate::template::Template;
 
 /// One instance. `received_at` is the same for all instances of a request.
-pub fn instance(out: &mut Vec<u8>, layout: &Layout, record: &Record, received_at: &[u8]) {
+pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record, received_at: &[u8]) {
     out.extend_from_slice(b"{\"instance\":");
     string(out, record.name);
     out.extend_from_slice(b",\"template\":\"");
-    out.extend_from_slice(layout.template.as_bytes());
+    out.extend_from_slice(template.name.as_bytes());
     out.extend_from_slice(b"\",\"received_at\":\"");
     out.extend_from_slice(received_at);
     out.push(b'"');
-    for (column, shown) in layout.columns.iter().zip(&record.values) {
+    for (column, shown) in template.columns.iter().zip(&record.values) {
         out.extend_from_slice(b",\"");
         out.extend_from_slice(column.key.as_bytes());
         out.extend_from_slice(b"\":");
@@ -135,7 +136,7 @@ pub fn address(out: &mut Vec<u8>, bytes: &[u8]) {
 mod tests {
     use super::*;
     use crate::record::Instant;
-    use crate::render::Column;
+    use crate::template::{Column, Kind};
 
     fn shown(held: Value) -> String {
         let mut out = Vec::new();
@@ -192,10 +193,10 @@ mod tests {
 
     #[test]
     fn a_record_is_one_line() {
-        const LAYOUT: Layout = Layout {
+        const TEMPLATE: Template = Template {
             call: "HandleTest",
-            template: "test",
-            columns: &[Column::json("value"), Column::json("dimensions")],
+            name: "test",
+            columns: &[Column::new(1, Kind::Value, "", "value"), Column::new(2, Kind::Map, "", "dimensions")],
         };
         let mut record = Record::default();
         record.begin(&[Value::Int(7), Value::Absent]);
@@ -204,7 +205,7 @@ mod tests {
         record.push_entry(1, b"a", Value::String(b"x\ny"));
         record.close();
         let mut out = Vec::new();
-        instance(&mut out, &LAYOUT, &record, b"2020-01-01T00:00:00Z");
+        instance(&mut out, &TEMPLATE, &record, b"2020-01-01T00:00:00Z");
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "{\"instance\":\"i.instance.ns\",\"template\":\"test\",\"received_at\":\"2020-01-01T00:00:00Z\",\

@@ -1,29 +1,30 @@
 //! The walkthrough's text, byte for byte: a head per request, a block per
 //! instance, values as Go's `%v` prints them.
 
-use super::{Layout, append, go, json};
+use super::{append, go, json};
 use crate::record::{Entry, Record, Stretch, Value};
+use crate::template::{Kind, Template};
 
 /// What comes before the instances of a request. `file_path` is the handler's
 /// own text, as received.
-pub fn head(out: &mut Vec<u8>, layout: &Layout, file_path: &[u8]) {
-    put(out, &[layout.call.as_bytes(), b" invoked with:\n  Adapter config: &Params{FilePath:", file_path]);
+pub fn head(out: &mut Vec<u8>, template: &Template, file_path: &[u8]) {
+    put(out, &[template.call.as_bytes(), b" invoked with:\n  Adapter config: &Params{FilePath:", file_path]);
     out.extend_from_slice(b",}\n  Instances: ");
 }
 
 /// One instance. Nothing parts it from the next.
-pub fn instance(out: &mut Vec<u8>, layout: &Layout, record: &Record) {
+pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record) {
     out.push(b'\'');
     append(out, record.name);
     out.extend_from_slice(b"':\n  {\n");
-    for (column, shown) in layout.columns.iter().zip(&record.values) {
+    for (column, shown) in template.columns.iter().zip(&record.values) {
         if !column.label.is_empty() {
             out.extend_from_slice(b"\t\t");
             append(out, column.label.as_bytes());
             out.extend_from_slice(b" = ");
-            match column.plain {
-                true => plain(out, record, *shown),
-                false => value(out, record, *shown),
+            match column.kind {
+                Kind::Value => value(out, record, *shown),
+                _ => plain(out, record, *shown),
             }
             out.push(b'\n');
         }

@@ -67,15 +67,19 @@ def schema_problems(document, version):
             for e in _validators[key].iter_errors(document)]
 
 
+def parse(text):
+    return [d for d in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if d]
+
+
 def load(path):
-    return [d for d in yaml.safe_load_all(path.read_text()) if d]
+    return parse(path.read_text())
 
 
 def kustomize(directory):
     done = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
-    return [d for d in yaml.safe_load_all(done.stdout) if d]
+    return parse(done.stdout)
 
 
 def title(document):
@@ -153,6 +157,16 @@ def image_problems():
         image = only(load(path), "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
         if image != f"docker.io/USERNAME/mygrpcadapter:{version}":
             yield f"{path.name}: {image}, but Cargo.toml says {version}"
+
+
+def alert_problems(documents):
+    """The threshold is three quarters of the limit, and its text names the limit."""
+    container = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    limit = references.quantity(container["resources"]["limits"]["memory"]) >> 20
+    alert = re.search(r"- alert: MygrpcadapterMemory\n((?:    .*\n)+)", Path("docs/alerts.yaml").read_text())[1]
+    for wanted in f"> {limit * 3 // 4} * 1024 * 1024", f"limit is {limit} MiB":
+        if wanted not in alert:
+            yield f"docs/alerts.yaml doesn't say '{wanted}'"
 
 
 def readme_problems():
@@ -276,8 +290,18 @@ def mutations():
             "label sidecar.istio.io/inject is None",
             edit("Deployment", *labels, "sidecar.istio.io/inject", remove=True)),
         "root": ("runAsUser is 0", edit("Deployment", *pod, "securityContext", "runAsUser", to=0)),
-        "a grace period too short": (
-            "grace period", edit("Deployment", *pod, "terminationGracePeriodSeconds", to=10)),
+        "a grace period that ends with the drain": (
+            "stopping may take 20s", edit("Deployment", *pod, "terminationGracePeriodSeconds", to=15)),
+        "a headless name behind a short drain": (
+            "resolves a headless name only every 30s", edit("Service", "spec", "clusterIP", to="None")),
+        "a readiness that doesn't see the volume": (
+            "only reports are served", edit("Deployment", *box, "readinessProbe", "httpGet", "path", to="/readyz")),
+        "a readiness by another service": (
+            "only reports are served",
+            edit("Deployment", *box, "readinessProbe", "httpGet", "path", to="/readyz?service=edge.HandleEdgeService")),
+        "a readiness that is asked now and then": (
+            "comes too early", edit("Deployment", *box, "readinessProbe", "periodSeconds", to=5)),
+        "no memory limit": ("memory limit is None", edit("Deployment", *box, "resources", "limits", to={})),
         "another port than the argument": (
             "is not the port 8001", edit("Deployment", *box, "ports", 0, "containerPort", to=8001)),
         "a policy that admits anyone": (
@@ -286,6 +310,15 @@ def mutations():
             "admits to [8080", edit("NetworkPolicy", "spec", "ingress", 0, "ports", 0, "port", to=8080)),
         "a second namespace": ("another namespace", edit("Service", "metadata", "namespace", to="default")),
     }
+
+
+def blind_readiness(documents):
+    """A variant with checks that would stop them for a full volume must be noticed."""
+    broken = copy.deepcopy(documents)
+    container = only(broken, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    container["readinessProbe"]["httpGet"]["path"] = "/readyz?service=metric.HandleMetricService"
+    if not any("stop checks" in problem for problem in variant_problems(broken, [])):
+        yield "a readiness that stops checks goes unnoticed"
 
 
 def blind_spots(documents):
@@ -354,6 +387,8 @@ def main():
         components = ["current", added] if added == "own-namespace" else [added] if added else []
         report(f"{variant}, as a plain file", variant_problems(documents, components))
     report("what is broken is noticed", blind_spots(plain["metric"]))
+    report("a readiness that stops checks is noticed", blind_readiness(plain["all"]))
+    report("the alert of the memory follows its limit", alert_problems(plain["metric"]))
     report("handlers of the published walkthroughs fit", walkthrough_problems(plain))
     report("the image is named in one way, and its version is ours", image_problems())
     report("the README names what is there", readme_problems())

@@ -159,6 +159,53 @@ def image_problems():
             yield f"{path.name}: {image}, but Cargo.toml says {version}"
 
 
+def make(*words):
+    """What a target prints, and what it complains of."""
+    done = subprocess.run(["make", "--no-print-directory", *words], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def render_problems(plain):
+    """`make render` prints a variant with the image that `make docker-push` pushes, or nothing."""
+    account = ["DOCKERHUB_USERNAME=me.too", "REGISTRY=registry.example.com:5000", "TAG=1.2"]
+    name = make("image-name", *account)[1].strip()
+    for variant, documents in plain.items():
+        wanted = copy.deepcopy(documents)
+        only(wanted, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"] = name
+        code, text, complaint = make("render", f"VARIANT={variant}", *account)
+        if code or parse(text) != wanted:
+            yield f"{variant}: not the same with {name}: {complaint}"
+    if make("render", *account)[1] != make("render", "VARIANT=metric", *account)[1]:
+        yield "metric is not the default"
+    for what, words in {"no account": ["render", "DOCKERHUB_USERNAME="], "no variant": ["render", "VARIANT=no", *account]}.items():
+        code, text, complaint = make(*words)
+        said = {"no account": "DOCKERHUB_USERNAME", "no variant": "metric-replicas"}[what]
+        if code == 0 or text or said not in complaint:
+            yield f"{what}: exit code {code}, {text[:80]!r}, {complaint!r}"
+
+
+def own_overlay_problems():
+    """The overlay in the README: it renders, with the image it names, and git ignores it."""
+    text = (ROOT / "README.md").read_text()
+    overlays = [re.sub(r"^    ", "", block, flags=re.M) for block in re.findall(r"(?:^    .*\n)+", text, re.M)
+                if "kind: Kustomization" in block]
+    if not overlays:
+        yield "the README has none"
+    if subprocess.run(["git", "check-ignore", "--quiet", "manifests/mine/kustomization.yaml"]).returncode == 1:
+        yield "git doesn't ignore manifests/mine"
+    for overlay in overlays:
+        with tempfile.TemporaryDirectory() as scratch:
+            mine = Path(scratch) / "manifests" / "mine"
+            shutil.copytree(ROOT, mine.parent, ignore=shutil.ignore_patterns("mine"))
+            mine.mkdir()
+            (mine / "kustomization.yaml").write_text(overlay)
+            documents = kustomize(mine)
+            image = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+            if f"value: {image}\n" not in overlay:
+                yield f"it renders {image}"
+            yield from variant_problems(documents, ["current"])
+
+
 def alert_problems(documents):
     """The threshold is three quarters of the limit, and its text names the limit."""
     container = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
@@ -172,7 +219,7 @@ def alert_problems(documents):
 def readme_problems():
     text = (ROOT / "README.md").read_text()
     for path in re.findall(r"manifests/[\w./-]+", text):
-        if not Path(path.rstrip(".")).exists():
+        if not path.startswith("manifests/mine") and not Path(path.rstrip(".")).exists():
             yield f"{path} does not exist"
     for path in list(ROOT.glob("*/kustomization.yaml")) + list(ROOT.glob("components/*/kustomization.yaml")):
         if path.parent != ROOT / "base" and f"`{path.parent.name}`" not in text:
@@ -392,6 +439,7 @@ def main():
     report("handlers of the published walkthroughs fit", walkthrough_problems(plain))
     report("the image is named in one way, and its version is ours", image_problems())
     report("the README names what is there", readme_problems())
+    report("make render names the image that is pushed", render_problems(plain))
 
     if shutil.which("kubectl"):
         with tempfile.TemporaryDirectory() as scratch:
@@ -406,6 +454,7 @@ def main():
                         "resources": [f"../{walkthrough}"], "components": [f"../components/{c}" for c in components]}))
                     report(" + ".join([walkthrough, *components]),
                            (p for documents in [kustomize(overlay)] for p in variant_problems(documents, components)))
+        report("the README's overlay is in order", own_overlay_problems())
         report("nothing generated is stale", stale_problems())
     else:
         missing = "kubectl is missing: variants are NOT rendered, staleness is NOT checked"

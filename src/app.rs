@@ -1,6 +1,7 @@
 //! All of it put together: bind what can fail, serve, drain, end.
 
 use std::fmt;
+use std::io;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -127,8 +128,9 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
 fn open_store(args: &Args) -> Result<Store, StartError> {
     let volume = Volume::open(&args.volume).map_err(|error| {
         StartError::Volume(format!(
-            "cannot write in the volume {}: {error}; mount one there or name another with --volume",
-            args.volume.display()
+            "cannot write in the volume {}: {error}; {}",
+            args.volume.display(),
+            advice(&error)
         ))
     })?;
     let default_file = volume.resolve(args.default_file.as_bytes());
@@ -137,6 +139,15 @@ fn open_store(args: &Args) -> Result<Store, StartError> {
     let sink = Sink::start(volume.clone(), settings(args), Arc::clone(&counters))
         .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
     Ok(Store::new(sink, volume, default_file, args.format, args.queue_timeout, counters))
+}
+
+/// What to do about a volume that can't be written in.
+fn advice(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        "let the adapter's group write there: fsGroup, or on a hostPath volume chgrp and chmod g+w"
+    } else {
+        "mount one there or name another with --volume"
+    }
 }
 
 fn settings(args: &Args) -> Settings {

@@ -74,7 +74,9 @@ fn a_volume_that_we_may_not_write_in_is_73() {
     let (mut direct, mut without) = (Command::new(PROGRAM), Command::new("setpriv"));
     let command =
         if rustix::process::geteuid().is_root() { without.args(words) } else { direct.args(&words[3..]) };
-    assert_refused(&command.output().unwrap(), 73, "Permission denied");
+    let output = command.output().unwrap();
+    assert_refused(&output, 73, "Permission denied");
+    assert_refused(&output, 73, "chgrp and chmod g+w");
 }
 
 #[test]

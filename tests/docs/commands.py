@@ -56,10 +56,15 @@ def kubectl(words, tree):
     words = before.split()
     verbs = tuple(words[1:3] if words[1] == "rollout" else words[1:2])
     known = kubectl_help(verbs)
-    for option in re.findall(r"(?<=\s)(--?[a-z-]+)", before):
+    if {"tail", "-f"} <= set(inside.split()) and "-it" not in words:
+        yield "without -it the tail goes on when kubectl has ended"
+    options = re.sub(r"(?<=\s)-it(?=\s)", "-i -t", before)
+    for option in re.findall(r"(?<=\s)(--?[a-z-]+)", options):
         if not re.search(rf"(?<![\w-]){option}(?![\w-])", known):
             yield f"kubectl {' '.join(verbs)} has no {option}"
     for flag, path in zip(words, words[1:]):
+        if (flag, path) == ("-f", "-"):
+            continue
         if flag in ("-k", "-f") and not (tree / path).exists():
             yield f"{path} does not exist"
         elif flag == "-k":
@@ -70,6 +75,8 @@ def kubectl(words, tree):
 
 def of_image(words, tree):
     """A command that the image has, run here on a file that is here."""
+    if "probe" in words:  # nothing is started here that it could ask
+        return ()
     words = [str(tree / "LICENSE") if word.startswith("/") else word for word in words if word != "-f"]
     run(BINARY, *words)
     return ()
@@ -84,7 +91,7 @@ def docker(words, tree):
 
 
 def make(words, tree):
-    run("make", "-n", *words[1:], cwd=tree)
+    run("make", *(() if words[1] == "render" else ("-n",)), *words[1:], cwd=tree)
     return ()
 
 
@@ -102,10 +109,28 @@ PROGRAMS = {"sed": sed, "kubectl": kubectl, "docker": docker, "make": make, "gh"
             "curl": lambda words, tree: [], "grep": lambda words, tree: []}
 
 
+def elsewhere(text):
+    """Commands that the section on another namespace lacks: all that name the deployment are there."""
+    before, heading, after = text.partition("## 9. In a namespace of its own")
+    other = after.partition("\n## ")[0]
+    ours, theirs = ({c for block in blocks(part, "console") for c in block if "deployment/mygrpcadapter" in c}
+                    for part in (before, other))
+    wanted = {command.replace("-n istio-system", "-n mygrpcadapter") for command in ours}
+    yield from (f"`{command}` is missing" for command in wanted - theirs)
+    yield from (f"`{command}` is in no step" for command in theirs - wanted)
+
+
+def selected(text, samples):
+    """Lines of a Mixer's log that the documented pattern misses."""
+    for pattern in set(re.findall(r"grep -E (\"[^\"]+\")", text)):
+        expression = re.compile(shlex.split(pattern)[0])
+        yield from (f"{pattern} misses: {line}" for line in samples.splitlines() if not expression.search(line))
+
+
 def look_at(text, tree):
     """What is wrong with the commands of `console` blocks, as far as can be seen from here."""
     for command in (command for block in blocks(text, "console") for command in block):
-        for part in re.split(r" \|\|? ", re.sub(r" > \S+$", "", command)):
+        for part in re.split(r" \|\|? (?=[a-z])", re.sub(r" > \S+$", "", command)):
             words = shlex.split(part)
             if words[0] not in PROGRAMS:
                 yield f"`{command}`: nobody knows {words[0]}"

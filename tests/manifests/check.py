@@ -67,15 +67,19 @@ def schema_problems(document, version):
             for e in _validators[key].iter_errors(document)]
 
 
+def parse(text):
+    return [d for d in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if d]
+
+
 def load(path):
-    return [d for d in yaml.safe_load_all(path.read_text()) if d]
+    return parse(path.read_text())
 
 
 def kustomize(directory):
     done = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
-    return [d for d in yaml.safe_load_all(done.stdout) if d]
+    return parse(done.stdout)
 
 
 def title(document):
@@ -155,10 +159,67 @@ def image_problems():
             yield f"{path.name}: {image}, but Cargo.toml says {version}"
 
 
+def make(*words):
+    """What a target prints, and what it complains of."""
+    done = subprocess.run(["make", "--no-print-directory", *words], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def render_problems(plain):
+    """`make render` prints a variant with the image that `make docker-push` pushes, or nothing."""
+    account = ["DOCKERHUB_USERNAME=me.too", "REGISTRY=registry.example.com:5000", "TAG=1.2"]
+    name = make("image-name", *account)[1].strip()
+    for variant, documents in plain.items():
+        wanted = copy.deepcopy(documents)
+        only(wanted, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"] = name
+        code, text, complaint = make("render", f"VARIANT={variant}", *account)
+        if code or parse(text) != wanted:
+            yield f"{variant}: not the same with {name}: {complaint}"
+    if make("render", *account)[1] != make("render", "VARIANT=metric", *account)[1]:
+        yield "metric is not the default"
+    for what, words in {"no account": ["render", "DOCKERHUB_USERNAME="], "no variant": ["render", "VARIANT=no", *account]}.items():
+        code, text, complaint = make(*words)
+        said = {"no account": "DOCKERHUB_USERNAME", "no variant": "metric-replicas"}[what]
+        if code == 0 or text or said not in complaint:
+            yield f"{what}: exit code {code}, {text[:80]!r}, {complaint!r}"
+
+
+def own_overlay_problems():
+    """The overlay in the README: it renders, with the image it names, and git ignores it."""
+    text = (ROOT / "README.md").read_text()
+    overlays = [re.sub(r"^    ", "", block, flags=re.M) for block in re.findall(r"(?:^    .*\n)+", text, re.M)
+                if "kind: Kustomization" in block]
+    if not overlays:
+        yield "the README has none"
+    if subprocess.run(["git", "check-ignore", "--quiet", "manifests/mine/kustomization.yaml"]).returncode == 1:
+        yield "git doesn't ignore manifests/mine"
+    for overlay in overlays:
+        with tempfile.TemporaryDirectory() as scratch:
+            mine = Path(scratch) / "manifests" / "mine"
+            shutil.copytree(ROOT, mine.parent, ignore=shutil.ignore_patterns("mine"))
+            mine.mkdir()
+            (mine / "kustomization.yaml").write_text(overlay)
+            documents = kustomize(mine)
+            image = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+            if f"value: {image}\n" not in overlay:
+                yield f"it renders {image}"
+            yield from variant_problems(documents, ["current"])
+
+
+def alert_problems(documents):
+    """The threshold is three quarters of the limit, and its text names the limit."""
+    container = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    limit = references.quantity(container["resources"]["limits"]["memory"]) >> 20
+    alert = re.search(r"- alert: MygrpcadapterMemory\n((?:    .*\n)+)", Path("docs/alerts.yaml").read_text())[1]
+    for wanted in f"> {limit * 3 // 4} * 1024 * 1024", f"limit is {limit} MiB":
+        if wanted not in alert:
+            yield f"docs/alerts.yaml doesn't say '{wanted}'"
+
+
 def readme_problems():
     text = (ROOT / "README.md").read_text()
     for path in re.findall(r"manifests/[\w./-]+", text):
-        if not Path(path.rstrip(".")).exists():
+        if not path.startswith("manifests/mine") and not Path(path.rstrip(".")).exists():
             yield f"{path} does not exist"
     for path in list(ROOT.glob("*/kustomization.yaml")) + list(ROOT.glob("components/*/kustomization.yaml")):
         if path.parent != ROOT / "base" and f"`{path.parent.name}`" not in text:
@@ -276,8 +337,18 @@ def mutations():
             "label sidecar.istio.io/inject is None",
             edit("Deployment", *labels, "sidecar.istio.io/inject", remove=True)),
         "root": ("runAsUser is 0", edit("Deployment", *pod, "securityContext", "runAsUser", to=0)),
-        "a grace period too short": (
-            "grace period", edit("Deployment", *pod, "terminationGracePeriodSeconds", to=10)),
+        "a grace period that ends with the drain": (
+            "stopping may take 20s", edit("Deployment", *pod, "terminationGracePeriodSeconds", to=15)),
+        "a headless name behind a short drain": (
+            "resolves a headless name only every 30s", edit("Service", "spec", "clusterIP", to="None")),
+        "a readiness that doesn't see the volume": (
+            "only reports are served", edit("Deployment", *box, "readinessProbe", "httpGet", "path", to="/readyz")),
+        "a readiness by another service": (
+            "only reports are served",
+            edit("Deployment", *box, "readinessProbe", "httpGet", "path", to="/readyz?service=edge.HandleEdgeService")),
+        "a readiness that is asked now and then": (
+            "comes too early", edit("Deployment", *box, "readinessProbe", "periodSeconds", to=5)),
+        "no memory limit": ("memory limit is None", edit("Deployment", *box, "resources", "limits", to={})),
         "another port than the argument": (
             "is not the port 8001", edit("Deployment", *box, "ports", 0, "containerPort", to=8001)),
         "a policy that admits anyone": (
@@ -286,6 +357,15 @@ def mutations():
             "admits to [8080", edit("NetworkPolicy", "spec", "ingress", 0, "ports", 0, "port", to=8080)),
         "a second namespace": ("another namespace", edit("Service", "metadata", "namespace", to="default")),
     }
+
+
+def blind_readiness(documents):
+    """A variant with checks that would stop them for a full volume must be noticed."""
+    broken = copy.deepcopy(documents)
+    container = only(broken, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    container["readinessProbe"]["httpGet"]["path"] = "/readyz?service=metric.HandleMetricService"
+    if not any("stop checks" in problem for problem in variant_problems(broken, [])):
+        yield "a readiness that stops checks goes unnoticed"
 
 
 def blind_spots(documents):
@@ -354,9 +434,12 @@ def main():
         components = ["current", added] if added == "own-namespace" else [added] if added else []
         report(f"{variant}, as a plain file", variant_problems(documents, components))
     report("what is broken is noticed", blind_spots(plain["metric"]))
+    report("a readiness that stops checks is noticed", blind_readiness(plain["all"]))
+    report("the alert of the memory follows its limit", alert_problems(plain["metric"]))
     report("handlers of the published walkthroughs fit", walkthrough_problems(plain))
     report("the image is named in one way, and its version is ours", image_problems())
     report("the README names what is there", readme_problems())
+    report("make render names the image that is pushed", render_problems(plain))
 
     if shutil.which("kubectl"):
         with tempfile.TemporaryDirectory() as scratch:
@@ -371,6 +454,7 @@ def main():
                         "resources": [f"../{walkthrough}"], "components": [f"../components/{c}" for c in components]}))
                     report(" + ".join([walkthrough, *components]),
                            (p for documents in [kustomize(overlay)] for p in variant_problems(documents, components)))
+        report("the README's overlay is in order", own_overlay_problems())
         report("nothing generated is stale", stale_problems())
     else:
         missing = "kubectl is missing: variants are NOT rendered, staleness is NOT checked"

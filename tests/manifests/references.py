@@ -18,6 +18,11 @@ REQUIRED = {
     "adapter": {"templates", "config"}, "template": {"descriptor"}, "handler": {"adapter", "connection"},
     "instance": {"template", "params"}, "rule": {"actions"}, "attributemanifest": {"attributes"},
 }
+# Seconds. The program's default; what is left over for the kubelet and the exit.
+DRAIN_TIMEOUT, RESERVE = "5s", 5
+# grpc-go resolves a name again after this at the earliest; and what an endpoint
+# needs to get out of the cluster's DNS.
+RESOLVE, RESOLVE_RESERVE = 30, 10
 VALUE_TYPES = {"STRING", "INT64", "DOUBLE", "BOOL", "TIMESTAMP", "IP_ADDRESS", "EMAIL_ADDRESS", "URI", "DNS_NAME",
                "DURATION", "STRING_MAP"}
 
@@ -174,6 +179,51 @@ def flags_of(container):
     return dict(a[2:].split("=", 1) for a in container["args"] if str(a).startswith("--"))
 
 
+def served(documents):
+    """The templates that the variant's adapters list, by the name of their gRPC service."""
+    templates = {t for d in only(documents, "adapter") for t in d["spec"]["templates"]} & descriptors.TEMPLATES.keys()
+    return {descriptors.TEMPLATES[t][1].split("/")[1]: descriptors.TEMPLATES[t][0] for t in templates}
+
+
+def is_headless(documents, handler):
+    """Whether a handler's address is resolved to the pods' own."""
+    name = re.split(r"[.:]", handler["spec"]["connection"]["address"].removeprefix("dns:///"))[0]
+    return any(d["metadata"]["name"] == name and d["spec"].get("clusterIP") == "None"
+               for d in only(documents, "Service"))
+
+
+def shutdown_problems(documents, pod, flags):
+    """Everything that may take its time after SIGTERM, against what the kubelet allows."""
+    delay, timeout = seconds(flags["drain-delay"]), seconds(flags.get("drain-timeout", DRAIN_TIMEOUT))
+    # Calls have the timeout to end, then the queue has as much again to be written.
+    least = delay + timeout + timeout + RESERVE
+    if pod["terminationGracePeriodSeconds"] < least:
+        yield f"the grace period is {pod['terminationGracePeriodSeconds']}s, stopping may take {least}s"
+    if any(is_headless(documents, h) for h in only(documents, "handler")) and delay < RESOLVE + RESOLVE_RESERVE:
+        yield f"the drain delay is {delay}s, Mixer resolves a headless name only every {RESOLVE}s"
+
+
+def probe_problems(documents, container):
+    """Readiness follows the volume where every call needs it, and only there."""
+    probe, services = container["readinessProbe"], served(documents)
+    path = probe.get("httpGet", {}).get("path", "")
+    asked = path.partition("?service=")[2] or probe.get("grpc", {}).get("service", "")
+    reports = [name for name, variety in services.items() if variety == descriptors.REPORT]
+    if len(reports) == len(services):
+        if asked not in reports:
+            yield f"readiness asks after {asked or 'the whole'}, but only reports are served: {sorted(reports)}"
+    elif asked:
+        yield f"readiness asks after {asked}, and a full volume would stop checks, too"
+    if probe.get("initialDelaySeconds") or probe.get("periodSeconds") != 1:
+        yield "a first readiness probe that comes too early costs more than 1s"
+
+
+def memory_problems(resources):
+    """A limit, and a request below it; how much they are is said in one place."""
+    if quantity(resources["requests"]["memory"]) > quantity(resources["limits"].get("memory", "0Mi")):
+        yield f"the memory limit is {resources['limits'].get('memory')}, below the request"
+
+
 def workload_problems(documents):
     """What surrounds the pod: Services, policy, budget, account, volumes, ports, addresses."""
     deployments = only(documents, "Deployment")
@@ -248,9 +298,9 @@ def workload_problems(documents):
         if room and not total <= quantity(flags["max-volume-bytes"]) < quantity(room):
             yield f"{total} bytes rotated, {flags['max-volume-bytes']} at most, {room} there: in the wrong order"
     flags = flags_of(container)
-    drain = seconds(flags["drain-delay"]) + seconds(flags.get("drain-timeout", "5s"))
-    if pod["terminationGracePeriodSeconds"] <= drain:
-        yield "the grace period is not above drain delay and timeout"
+    yield from shutdown_problems(documents, pod, flags)
+    yield from probe_problems(documents, container)
+    yield from memory_problems(container["resources"])
     if container["args"][0] != str(ports["grpc"]):
         yield f"the first argument is not the port {ports['grpc']}"
     for handler in only(documents, "handler"):
@@ -291,7 +341,6 @@ def hardening_problems(documents, seccomp):
         ("allowPrivilegeEscalation", container["securityContext"].get("allowPrivilegeEscalation"), False),
         ("readOnlyRootFilesystem", container["securityContext"].get("readOnlyRootFilesystem"), True),
         ("capabilities", container["securityContext"].get("capabilities"), {"drop": ["ALL"]}),
-        ("memory limit", container["resources"]["limits"].get("memory"), "32Mi"),
     ]
     if seccomp:
         wanted.append(("seccompProfile", user.get("seccompProfile"), {"type": "RuntimeDefault"}))

@@ -4,13 +4,23 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::go;
+use super::{Grammar, Start, agrees, go};
 use crate::record::{Record, Value};
 use crate::template::Template;
 
+/// The first key of every object.
+const INSTANCE: &[u8] = b"{\"instance\":";
+
+/// A record starts with its first key and ends with its line.
+pub const GRAMMAR: Grammar = Grammar { starts, endings: &[b"\n"] };
+
+fn starts(line: &[u8]) -> Start {
+    if line.is_empty() { Start::No } else { agrees(line, INSTANCE) }
+}
+
 /// One instance. `received_at` is the same for all instances of a request.
 pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record, received_at: &[u8]) {
-    out.extend_from_slice(b"{\"instance\":");
+    out.extend_from_slice(INSTANCE);
     string(out, record.name);
     out.extend_from_slice(b",\"template\":\"");
     out.extend_from_slice(template.name.as_bytes());

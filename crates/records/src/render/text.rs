@@ -1,14 +1,38 @@
 //! The walkthrough's text, byte for byte: a head per request, a block per
 //! instance, values as Go's `%v` prints them.
 
-use super::{append, go, json};
+use super::{Grammar, Start, agrees, append, go, json};
 use crate::record::{Entry, Record, Stretch, Value};
 use crate::template::{Kind, Template};
+
+/// The first bytes of a record: the start of the name of its call,
+const CALL: &[u8] = b"Handle";
+/// and what follows that name, up to the file's.
+const HEAD: &[u8] = b" invoked with:\n  Adapter config: &Params{FilePath:";
+/// The longest rest of a call's name.
+const MAX_CALL: usize = 32;
+/// The last line of a record with instances, behind the line before it.
+const LAST_LINE: &[u8] = b"\n  }\n";
+/// The end of a record without instances.
+const NO_INSTANCES: &[u8] = b",}\n  Instances: \n";
+
+/// A record starts with its head and ends with the last line of an instance. What
+/// is between may hold lines of any kind: names and values are written as they come.
+pub const GRAMMAR: Grammar = Grammar { starts, endings: &[LAST_LINE, NO_INSTANCES] };
+
+fn starts(line: &[u8]) -> Start {
+    let start = agrees(line, CALL);
+    let Some(rest) = line.strip_prefix(CALL) else {
+        return if line.is_empty() { Start::No } else { start };
+    };
+    let name = rest.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+    if name > MAX_CALL { Start::No } else { agrees(&rest[name..], HEAD) }
+}
 
 /// What comes before the instances of a request. `file_path` is the handler's
 /// own text, as received.
 pub fn head(out: &mut Vec<u8>, template: &Template, file_path: &[u8]) {
-    put(out, &[template.call.as_bytes(), b" invoked with:\n  Adapter config: &Params{FilePath:", file_path]);
+    put(out, &[template.call.as_bytes(), HEAD, file_path]);
     out.extend_from_slice(b",}\n  Instances: ");
 }
 

@@ -7,18 +7,21 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 pub mod log_file;
 pub mod repair;
 pub mod retention;
+pub mod rotated;
+pub mod usage;
 
 /// Where the walkthroughs mount the volume, whatever ours is called here.
 const MOUNT: &[u8] = b"/volume";
@@ -30,7 +33,16 @@ const HOSTNAME: &[u8] = b"{hostname}";
 const OWN: &[u8] = b".mygrpcadapter.";
 /// The file that a volume in trouble is tried with.
 const TRIAL: &str = ".mygrpcadapter.trial";
+/// How many names the trial tries, should one be taken by what it can't delete.
+const TRIALS: u32 = 4;
+/// What files and directories are made with, whatever the umask says: another
+/// process that shares only our group must be able to go on with them.
+const FILE_MODE: u32 = 0o664;
+const DIR_MODE: u32 = 0o775;
 const AS_DIR: OFlags = OFlags::DIRECTORY.union(OFlags::PATH).union(OFlags::CLOEXEC);
+/// What opening a name in the volume never does: follow a link, wait for the other
+/// end of a FIFO, take a terminal.
+const GUARDED: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// The directory beneath which files are written.
 #[derive(Clone, Debug)]
@@ -50,6 +62,33 @@ impl FilePath {
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
     }
+
+    /// The directories above the file, and its own name.
+    fn split(&self) -> (&[u8], &[u8]) {
+        match self.0.iter().rposition(|byte| *byte == b'/') {
+            Some(at) => (&self.0[..at], &self.0[at + 1..]),
+            None => (&[], &self.0),
+        }
+    }
+}
+
+/// As it is shown in logs and errors: on one line, every byte that isn't printable
+/// ASCII escaped. Whoever sends a path can't write a line of its own by it.
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.escape_ascii().fmt(f)
+    }
+}
+
+/// A file that was opened to append to.
+#[derive(Debug)]
+pub struct Opened {
+    /// The file; open for reading, too, if we may.
+    pub file: File,
+    /// Whether it was made by this.
+    pub made: bool,
+    /// Bytes that the directories of the volume have grown by.
+    pub grown: u64,
 }
 
 /// Why a path is refused, or can't be opened.
@@ -59,8 +98,11 @@ pub enum OpenError {
     Refused(String),
     /// The system says no.
     Io(io::Error),
-    /// Its end isn't that of a line, and the system says no to a repair.
-    Torn(io::Error),
+    /// It ends in a partial record, and the system says no to a repair.
+    Partial(io::Error),
+    /// It ends in a partial record of another process that owns the file: it may
+    /// still be written, or cut off by its owner.
+    Busy,
 }
 
 impl OpenError {
@@ -85,7 +127,8 @@ impl Volume {
         let dir = dir.canonicalize()?;
         rustix::fs::open(&dir, AS_DIR, Mode::empty())?;
         let may_write = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-        rustix::fs::accessat(rustix::fs::CWD, &dir, may_write, AtFlags::EACCESS)?;
+        // Without a flag, so not by faccessat2, which old seccomp profiles refuse.
+        rustix::fs::accessat(rustix::fs::CWD, &dir, may_write, AtFlags::empty())?;
         let hostname = rustix::system::uname().nodename().to_bytes().to_vec();
         Ok(Self { dir, given, hostname })
     }
@@ -142,7 +185,7 @@ impl Volume {
             }
             normal.extend_from_slice(part);
         }
-        if retention::is_numbered(&normal) {
+        if rotated::is_numbered(&normal) {
             return refuse("ends in a dot and six digits, as rotated files do; use another ending");
         }
         Ok(FilePath(normal))
@@ -157,21 +200,27 @@ impl Volume {
         Cow::Owned([&path[..at], &self.hostname, &after].concat())
     }
 
-    /// Opens the directory of a file part by part, following no link, and makes
-    /// what is missing of it. Returns it with the file's own name.
-    fn enter<'a>(&self, file: &'a FilePath) -> Result<(OwnedFd, &'a [u8]), OpenError> {
-        let mut dir = rustix::fs::open(&self.dir, AS_DIR, Mode::empty())?;
-        let (above, name) = match file.0.iter().rposition(|byte| *byte == b'/') {
-            Some(at) => (&file.0[..at], &file.0[at + 1..]),
-            None => (&[][..], &file.0[..]),
-        };
+    /// Opens the volume itself.
+    fn root(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::fs::open(&self.dir, AS_DIR, Mode::empty())
+    }
+
+    /// Opens a directory of the volume part by part, following no link.
+    fn walk(&self, dir: &[u8]) -> rustix::io::Result<OwnedFd> {
+        parts(dir).try_fold(self.root()?, |above, part| step(above.as_fd(), part))
+    }
+
+    /// Opens the directory of a file, following no link, and makes what is missing
+    /// of it. Returns it, the file's own name, and the bytes that this has taken.
+    fn enter<'a>(&self, file: &'a FilePath) -> Result<(OwnedFd, &'a [u8], u64), OpenError> {
+        let (above, name) = file.split();
+        let (mut dir, mut grown) = (self.root()?, 0);
         for part in parts(above) {
-            let step = || rustix::fs::openat(&dir, part, AS_DIR | OFlags::NOFOLLOW, Mode::empty());
-            let opened = match step() {
-                Err(Errno::NOENT) => match rustix::fs::mkdirat(&dir, part, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => step(),
-                    Err(errno) => Err(errno),
-                },
+            let opened = match step(dir.as_fd(), part) {
+                Err(Errno::NOENT) => make_dir(dir.as_fd(), part).and_then(|more| {
+                    grown += more;
+                    step(dir.as_fd(), part)
+                }),
                 other => other,
             };
             dir = match opened {
@@ -182,48 +231,155 @@ impl Volume {
                 other => other?,
             };
         }
-        Ok((dir, name))
+        Ok((dir, name, grown))
+    }
+
+    /// What the path of a file leads to now, following no link.
+    fn stat(&self, file: &FilePath) -> rustix::io::Result<Stat> {
+        let (above, name) = file.split();
+        let no_follow = AtFlags::SYMLINK_NOFOLLOW;
+        if above.is_empty() {
+            return rustix::fs::statat(rustix::fs::CWD, self.full_path(file), no_follow);
+        }
+        rustix::fs::statat(self.walk(above)?, name, no_follow)
     }
 
     /// Opens a file to append to and to read, and makes it and the directories
-    /// above it where they are missing. Says whether it was made.
-    pub fn open_append(&self, file: &FilePath) -> Result<(File, bool), OpenError> {
-        let (dir, name) = self.enter(file)?;
-        // Looked at before it is opened: opening a device or a FIFO may do things.
-        let made = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => regular(stat.st_mode).map(|()| false).map_err(|rule| file.refused(rule))?,
-            Err(Errno::NOENT) => true,
-            Err(errno) => return Err(errno.into()),
-        };
-        let to_append = OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-        let never_elsewhere = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let open = |access| {
-            rustix::fs::openat(&dir, name, access | to_append | never_elsewhere, Mode::from_raw_mode(0o644))
-        };
-        let opened = match open(OFlags::RDWR) {
-            // Ours to write but not to read: then it can't be repaired.
-            Err(Errno::ACCESS) => open(OFlags::WRONLY)?,
-            other => other?,
-        };
-        regular(rustix::fs::fstat(&opened)?.st_mode).map_err(|rule| file.refused(rule))?;
-        Ok((opened.into(), made))
+    /// above it where they are missing.
+    pub fn open_append(&self, file: &FilePath) -> Result<Opened, OpenError> {
+        let (dir, name, mut grown) = self.enter(file)?;
+        // Again where another process makes or deletes it meanwhile.
+        for _ in 0..8 {
+            // Looked at before it is opened: opening a device or a FIFO may do things.
+            let opened = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => {
+                    regular(stat.st_mode).map_err(|rule| file.refused(rule))?;
+                    open_existing(dir.as_fd(), name).map(|fd| (fd, false))
+                }
+                Err(Errno::NOENT) => make_file(dir.as_fd(), name).map(|(fd, more)| {
+                    grown += more;
+                    (fd, true)
+                }),
+                Err(errno) => Err(errno),
+            };
+            match opened {
+                Err(Errno::NOENT | Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+                Ok((fd, made)) => {
+                    regular(rustix::fs::fstat(&fd)?.st_mode).map_err(|rule| file.refused(rule))?;
+                    return Ok(Opened { file: fd.into(), made, grown });
+                }
+            }
+        }
+        Err(Errno::NOENT.into())
     }
 
     /// Tries whether the volume takes a block of bytes.
     pub fn try_write(&self) -> io::Result<()> {
-        let dir = rustix::fs::open(&self.dir, AS_DIR, Mode::empty())?;
-        let fresh = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&dir, TRIAL, fresh, Mode::from_raw_mode(0o600))?);
-        let written = file.write_all(&[0; 4096]).and_then(|()| file.sync_data());
-        rustix::fs::unlinkat(&dir, TRIAL, AtFlags::empty())?;
-        written
+        let dir = self.root()?;
+        for trial in 0..TRIALS {
+            let name = if trial == 0 { TRIAL.to_owned() } else { format!("{TRIAL}.{trial}") };
+            // What is left of an earlier one, or another's. It is never opened.
+            let _ = rustix::fs::unlinkat(&dir, &*name, AtFlags::empty());
+            let fresh = GUARDED | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+            match rustix::fs::openat(&dir, &*name, fresh, Mode::from_raw_mode(0o600)) {
+                Err(Errno::EXIST) => {}
+                opened => {
+                    let mut file = File::from(opened?);
+                    let written = file.write_all(&[0; 4096]).and_then(|()| file.sync_data());
+                    // Another adapter on the volume may have deleted it.
+                    let _ = rustix::fs::unlinkat(&dir, &*name, AtFlags::empty());
+                    return written;
+                }
+            }
+        }
+        Err(Errno::EXIST.into())
     }
 
-    /// Puts the directory of a file on disk, after a name in it has changed.
+    /// Puts the directories of a file on disk, after a name in them has changed.
     pub fn sync_dir_of(&self, file: &FilePath) -> io::Result<()> {
-        let full = self.full_path(file);
-        File::open(full.parent().unwrap_or(&self.dir))?.sync_all()
+        let (above, _) = file.split();
+        let mut dir = self.root()?;
+        sync_dir(dir.as_fd())?;
+        for part in parts(above) {
+            dir = step(dir.as_fd(), part)?;
+            sync_dir(dir.as_fd())?;
+        }
+        Ok(())
     }
+}
+
+/// Opens a directory in another, following no link.
+fn step(dir: BorrowedFd, part: &[u8]) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(dir, part, AS_DIR | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// Makes a directory, unless another process does so first. Returns the bytes that
+/// this has taken.
+fn make_dir(above: BorrowedFd, name: &[u8]) -> rustix::io::Result<u64> {
+    let before = allocated(above);
+    match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(DIR_MODE)) {
+        Err(Errno::EXIST) => return Ok(0),
+        other => other?,
+    }
+    let as_dir = GUARDED | OFlags::RDONLY | OFlags::DIRECTORY;
+    let Ok(dir) = rustix::fs::openat(above, name, as_dir, Mode::empty()) else { return Ok(0) };
+    permit(dir.as_fd(), DIR_MODE);
+    Ok(allocated(dir.as_fd()) + allocated(above).saturating_sub(before))
+}
+
+fn open_existing(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let open = |access| rustix::fs::openat(dir, name, access | OFlags::APPEND | GUARDED, Mode::empty());
+    match open(OFlags::RDWR) {
+        // Ours to write but not to read: then it can't be repaired.
+        Err(Errno::ACCESS) => open(OFlags::WRONLY),
+        other => other,
+    }
+}
+
+/// Makes a file that wasn't there. Returns it and the bytes that its directory has
+/// grown by.
+fn make_file(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<(OwnedFd, u64)> {
+    let before = allocated(dir);
+    let fresh = GUARDED | OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
+    let file = rustix::fs::openat(dir, name, fresh, Mode::from_raw_mode(FILE_MODE))?;
+    permit(file.as_fd(), FILE_MODE);
+    Ok((file, allocated(dir).saturating_sub(before)))
+}
+
+/// Gives what was just made its permissions, whatever the umask took from them. The
+/// bits that a directory passes on stay. Where the file system has no permissions,
+/// it does without.
+fn permit(made: BorrowedFd, mode: u32) {
+    let Ok(stat) = rustix::fs::fstat(made) else { return };
+    let wanted = (stat.st_mode & 0o7000) | mode;
+    if stat.st_mode & 0o7777 != wanted {
+        let _ = rustix::fs::fchmod(made, Mode::from_raw_mode(wanted));
+    }
+}
+
+/// The bytes that a file or directory takes on its file system.
+fn allocated(file: impl AsFd) -> u64 {
+    rustix::fs::fstat(file).map_or(0, |stat| blocks(&stat))
+}
+
+fn blocks(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or_default() * 512
+}
+
+/// Device and inode: what a file is, whatever its name.
+fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Opens a directory once more, to be read or synced: what [`step`] opens is only
+/// good to go on from.
+fn reopen(dir: BorrowedFd) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(dir, ".", GUARDED | OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+}
+
+fn sync_dir(dir: BorrowedFd) -> rustix::io::Result<()> {
+    rustix::fs::fsync(reopen(dir)?)
 }
 
 impl FilePath {

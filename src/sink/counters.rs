@@ -7,7 +7,7 @@ use crate::metrics::{Counter, Export, Family, Gauge, Page};
 #[derive(Debug)]
 pub struct Counters {
     written_bytes: Counter,
-    deleted_records: Counter,
+    deleted_bytes: Counter,
     write_errors: Family<{ Reason::ALL.len() }>,
     open_files: Gauge,
 }
@@ -20,8 +20,8 @@ impl Default for Counters {
             "reason",
             Reason::ALL.map(Reason::label),
         );
-        let (written_bytes, deleted_records, open_files) = Default::default();
-        Self { written_bytes, deleted_records, write_errors, open_files }
+        let (written_bytes, deleted_bytes, open_files) = Default::default();
+        Self { written_bytes, deleted_bytes, write_errors, open_files }
     }
 }
 
@@ -31,9 +31,9 @@ impl Counters {
         self.written_bytes.add(bytes as u64);
     }
 
-    /// Counts instances that retention has deleted.
-    pub fn deleted(&self, records: u64) {
-        self.deleted_records.add(records);
+    /// Counts bytes of files that retention has deleted.
+    pub fn deleted(&self, bytes: u64) {
+        self.deleted_bytes.add(bytes);
     }
 
     /// Counts a batch that couldn't be written.
@@ -50,9 +50,9 @@ impl Counters {
     pub fn append_to(&self, page: &mut Page, queued: usize) {
         page.counter("mygrpcadapter_written_bytes_total", "Bytes appended to files.", &self.written_bytes);
         page.counter(
-            "mygrpcadapter_deleted_records_total",
-            "Instances deleted with rotated files.",
-            &self.deleted_records,
+            "mygrpcadapter_deleted_bytes_total",
+            "Bytes of rotated files that were deleted.",
+            &self.deleted_bytes,
         );
         self.write_errors.export(page);
         page.gauge("mygrpcadapter_queue_bytes", "Bytes waiting to be written.", queued as f64);

@@ -107,7 +107,11 @@ impl Failure {
         match error {
             OpenError::Refused(rule) => Self::new(Reason::Path, &rule),
             OpenError::Io(error) => Self::io(what, &error),
-            OpenError::Torn(error) => Self::io(&format!("{what} and repair its end"), &error),
+            OpenError::Partial(error) => Self::io(&format!("{what} and repair its end"), &error),
+            OpenError::Busy => {
+                let text = "it ends in a partial record of another process that owns it";
+                Self::new(Reason::Denied, &format!("cannot {what}: {text}"))
+            }
         }
     }
 }

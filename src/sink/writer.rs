@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use super::counters::Counters;
 use super::trouble::{Failure, Reason};
 use super::{Batch, Fsync, Outcome, Settings, Shared, State};
-use crate::render::Format;
 use crate::volume::log_file::{Appended, LogFile};
-use crate::volume::retention::{Room, Usage};
+use crate::volume::usage::{Room, Usage};
 use crate::volume::{FilePath, Volume};
 
 /// Files kept open; beyond it the least recently used is closed first.
@@ -131,56 +130,70 @@ impl Writer {
     fn write(&mut self, batch: &Batch) -> Written {
         let more = batch.bytes.len() as u64;
         if let Some(limit) = self.settings.retention.max_volume_bytes
-            && !self.make_room(limit, more)
+            && !self.make_room(limit, self.need(&batch.path, more))
         {
             let text =
                 format!("the volume holds its --max-volume-bytes of {limit}, and nothing can be deleted");
             return (0, Some(Failure::new(Reason::Limit, &text)));
         }
         for _ in 0..MAX_TRIES {
-            if let Err(failure) = self.prepare(&batch.path, batch.format, more) {
+            if let Err(failure) = self.prepare(&batch.path, more) {
                 return (0, Some(failure));
             }
             let Some(appended) = self.append(batch) else { continue };
+            self.account();
             self.counters.wrote(appended.bytes);
-            let what = || format!("write to {}", batch.path.as_path().display());
+            let what = || format!("write to {}", batch.path);
             return (appended.whole, appended.outcome.err().map(|error| Failure::io(&what(), &error)));
         }
-        let text = format!("{} is deleted while it is written", batch.path.as_path().display());
+        let text = format!("{} is deleted while it is written", batch.path);
         (0, Some(Failure::new(Reason::Gone, &text)))
     }
 
     /// Appends a batch to the file that was used last; `None` if that was deleted
     /// before all of it was there.
     fn append(&mut self, batch: &Batch) -> Option<Appended> {
-        let (path, file) = self.open.back_mut()?;
+        let (_, file) = self.open.back_mut()?;
         let appended = file.append(&batch.bytes, &batch.ends);
-        (!file.is_deleted(&self.volume, path)).then_some(appended)
+        (!file.is_deleted(&self.volume)).then_some(appended)
+    }
+
+    /// How much of the volume an append may take.
+    fn need(&self, path: &FilePath, more: u64) -> u64 {
+        self.usage.need(path, more, self.open.iter().any(|(open, _)| open == path))
+    }
+
+    /// Notes what the last append has taken of the volume, if that is limited.
+    fn account(&mut self) {
+        if self.settings.retention.max_volume_bytes.is_some()
+            && let Some((_, file)) = self.open.back_mut()
+        {
+            self.usage.add(file.grown());
+        }
     }
 
     /// Makes the file at a path the one that was used last, with room for `more`
     /// bytes: opened anew where it isn't open or not there any more, rotated where
-    /// that is due. Neither before half a record is off its end: nobody would look
-    /// for it there again.
-    fn prepare(&mut self, path: &FilePath, format: Format, more: u64) -> Result<(), Failure> {
-        let what = |verb: &str| format!("{verb} {}", path.as_path().display());
+    /// that is due. Neither before a partial record is off its end: nobody would
+    /// look for it there again.
+    fn prepare(&mut self, path: &FilePath, more: u64) -> Result<(), Failure> {
+        let what = |verb: &str| format!("{verb} {path}");
         let known = self.open.iter().position(|(open, _)| open == path);
         if let Some((_, file)) = known.and_then(|at| self.open.get_mut(at)) {
-            file.cut_back().map_err(|error| Failure::io(&what("cut half a record off"), &error))?;
+            file.cut_back().map_err(|error| Failure::io(&what("cut a partial record off"), &error))?;
             // Before its name is looked at: then nobody else rotates it behind us.
             file.try_own();
         }
         let known = known.and_then(|at| self.open.remove(at));
-        let full_path = self.volume.full_path(path);
-        let there = known.and_then(|(_, file)| file.len_at(&full_path).map(|len| (file, len)));
-        let (mut file, len) = match there {
-            Some(there) => there,
-            None => {
-                let file = self.open_file(path, format)?;
-                let len = file.len_at(&full_path).unwrap_or(0);
-                (file, len)
+        let there = known.filter(|(_, file)| file.len_at(&self.volume).is_some());
+        let mut file = match there {
+            Some((_, mut file)) => {
+                self.ready(path, &mut file)?;
+                file
             }
+            None => self.open_file(path)?,
         };
+        let len = file.len_at(&self.volume).unwrap_or(0);
         if self.settings.retention.is_due(&file, len, more) {
             if self.settings.fsync != Fsync::Never && file.dirty {
                 file.sync().map_err(|error| Failure::io(&what("sync"), &error))?;
@@ -189,7 +202,7 @@ impl Writer {
                 Ok(deleted) => {
                     self.counters.deleted(deleted);
                     drop(file);
-                    file = self.open_file(path, format)?;
+                    file = self.open_file(path)?;
                 }
                 // A file that grows too large beats a report that is lost.
                 Err(error) if !file.stuck => {
@@ -207,28 +220,36 @@ impl Writer {
         Ok(())
     }
 
-    fn open_file(&mut self, path: &FilePath, format: Format) -> Result<LogFile, Failure> {
-        let what = format!("open {}", path.as_path().display());
-        let mut opened = LogFile::open(&self.volume, path, format);
-        // Descriptors held for files that nobody writes to just now.
-        while matches!(&opened, Err(error) if error.is_out_of_descriptors()) && !self.open.is_empty() {
-            self.close_oldest();
-            opened = LogFile::open(&self.volume, path, format);
-        }
-        let file = opened.map_err(|error| Failure::open(&what, error))?;
+    /// Makes a file ready for an append.
+    fn ready(&mut self, path: &FilePath, file: &mut LogFile) -> Result<(), Failure> {
+        file.ready().map_err(|error| Failure::open(&format!("write to {path}"), error))?;
         if !file.unread {
             self.unread.retain(|unread| unread != path);
         } else if !self.unread.contains(path) {
             self.unread.push(path.clone());
-            log::warn!("cannot read a file to repair its end path={}", path.as_path().display());
+            log::warn!("cannot read a file to repair its end path={path}");
         }
+        Ok(())
+    }
+
+    fn open_file(&mut self, path: &FilePath) -> Result<LogFile, Failure> {
+        let what = format!("open {path}");
+        let mut opened = LogFile::open(&self.volume, path);
+        // Descriptors held for files that nobody writes to just now.
+        while matches!(&opened, Err(error) if error.is_out_of_descriptors()) && !self.open.is_empty() {
+            self.close_oldest();
+            opened = LogFile::open(&self.volume, path);
+        }
+        let mut file = opened.map_err(|error| Failure::open(&what, error))?;
+        self.usage.add(file.dirs_grown);
+        self.ready(path, &mut file)?;
         if file.made && self.settings.fsync != Fsync::Never {
             self.volume.sync_dir_of(path).map_err(|error| Failure::io(&what, &error))?;
         }
         Ok(file)
     }
 
-    /// Closes the one that was used the longest time ago; one that has half a
+    /// Closes the one that was used the longest time ago; one that has a partial
     /// record at its end only if all have.
     fn close_oldest(&mut self) {
         let at = self.open.iter_mut().position(|(_, file)| file.cut_back().is_ok());
@@ -237,7 +258,7 @@ impl Writer {
             && self.settings.fsync != Fsync::Never
             && let Err(error) = file.sync()
         {
-            log::error!("cannot put a file on disk path={} error={error}", path.as_path().display());
+            log::error!("cannot put a file on disk path={path} error={error}");
         }
     }
 
@@ -254,7 +275,7 @@ impl Writer {
         let mut failed = Vec::new();
         for (path, file) in self.open.iter_mut().filter(|(_, file)| file.dirty) {
             if let Err(error) = file.sync() {
-                let failure = Failure::io(&format!("sync {}", path.as_path().display()), &error);
+                let failure = Failure::io(&format!("sync {path}"), &error);
                 log::error!("{}", failure.text);
                 failed.push((path.clone(), failure));
             }
@@ -316,6 +337,7 @@ impl<T> State<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::render::Format;
 
     #[test]
     fn what_was_written_to_a_file_after_it_was_deleted_is_written_again() {
@@ -323,19 +345,19 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let volume = Volume::open(&dir).unwrap();
         let path = volume.resolve(b"out.txt").unwrap();
-        let owner = LogFile::open(&volume, &path, Format::Text).unwrap();
+        let owner = LogFile::open(&volume, &path).unwrap();
         let (retention, capacity, stall) = (Default::default(), 1000, Duration::from_secs(1));
         let settings = Settings { fsync: Fsync::Never, retention, capacity, stall };
         let mut writer = Writer::new(volume.clone(), settings, Arc::default());
         let batch = Batch { path, format: Format::Text, bytes: b"one\ntwo\n".to_vec(), ends: vec![4, 8] };
-        writer.prepare(&batch.path, batch.format, 8).unwrap();
+        writer.prepare(&batch.path, 8).unwrap();
         retention.rotate(&volume, &batch.path).unwrap();
         std::fs::remove_file(dir.join("out.txt.000001")).unwrap();
         assert!(writer.append(&batch).is_none());
         let (whole, failure) = writer.write(&batch);
         assert!(whole == 2 && failure.is_none(), "{failure:?}");
         assert_eq!(std::fs::read(dir.join("out.txt")).unwrap(), batch.bytes);
-        assert!(owner.is_deleted(&volume, &batch.path));
+        assert!(owner.is_deleted(&volume));
         std::fs::remove_dir_all(dir).unwrap();
     }
 

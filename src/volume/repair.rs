@@ -1,65 +1,48 @@
-//! The end of a file that a crash may have torn, mended before the first append.
+//! The end of a file: whether it is the end of a record, and what to do if not.
 //!
-//! What is whole stays. JSON is cut to its last whole object; text is cut only
-//! where the last record is ours for certain and unfinished. Anything else is
-//! ended with a newline, so that the next record begins on a line of its own.
+//! A crash leaves a partial record, or NUL bytes where data never reached the
+//! disk. Both are cut off, but only what the records' formats know as theirs for
+//! certain. Any other text is ended with a newline, so that the next record begins
+//! on a line of its own.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::render::Format;
+use crate::render::{AHEAD, BEHIND, Format, Grammar, Start};
 
-/// How far back to look: more than the largest request becomes.
+/// How far back to look for the start of a record, NUL bytes not counted: more
+/// than the largest request becomes.
 const MAX_LOOK: u64 = 16 * 1024 * 1024;
-/// How much is in memory at a time, and no more than a line's head beside it.
-const BLOCK: u64 = 64 * 1024;
+/// How much is read at a time.
+const BLOCK: u64 = 16 * 1024;
 
-/// What a record of ours begins with, in the text, between the name of the call
-/// and the file's.
-const HEAD: &[u8] = b" invoked with:\n  Adapter config: &Params{FilePath:";
-const HEAD_START: &[u8] = b"Handle";
-/// The longest name of a call, behind its start.
-const MAX_CALL: usize = 32;
-/// What ends every record of ours, in the text.
-const LAST_LINE: &[u8] = b"\n  }\n";
-const NO_INSTANCES: &[u8] = b",}\n  Instances: \n";
-
-/// What must be seen before a line to know what it follows,
-const BEFORE: u64 = NO_INSTANCES.len() as u64;
-/// and of it to know whether it is a head.
-const AFTER: u64 = (HEAD_START.len() + MAX_CALL + 1 + HEAD.len()) as u64;
-
-/// What to do with an end.
+/// What is to be done with the end of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mend {
-    Leave,
-    /// Cut to this many bytes.
-    CutTo(u64),
-    EndLine,
+pub struct Repair {
+    /// How many bytes of the file stay.
+    pub keep: u64,
+    /// Whether a newline must follow them.
+    pub newline: bool,
+    /// Whether NUL bytes are cut off.
+    pub nuls: bool,
 }
 
-/// Mends the end of a file of `len` bytes. Returns what it did, for the log.
-pub fn mend(file: &File, len: u64, format: Format) -> io::Result<Option<String>> {
-    let mut end = End::new(file, len, BLOCK);
-    match end.judge(format)? {
-        // Unless others have written behind it meanwhile.
-        Mend::CutTo(kept) if file.metadata()?.len() == len => {
-            file.set_len(kept)?;
-            Ok(Some(format!("cut_bytes={}", len - kept)))
-        }
-        Mend::EndLine => {
-            file.write_all_at(b"\n", len)?;
-            Ok(Some("ended_its_last_line=true".into()))
-        }
-        Mend::Leave | Mend::CutTo(_) => Ok(None),
-    }
+/// Looks at the end of a file of `len` bytes. Returns `None` if it is the end of a
+/// record or of a line of somebody else's.
+pub fn look(file: &File, len: u64) -> io::Result<Option<Repair>> {
+    let repair = End::new(file, len, BLOCK).judge()?;
+    Ok((repair.keep < len || repair.newline).then_some(repair))
 }
+
+/// A place where a record starts, and its format.
+type Found = (u64, &'static Grammar);
 
 /// The end of a file, read a block at a time.
 #[derive(Debug)]
 struct End<'a> {
     file: &'a File,
+    /// The length of the file, from [`End::judge`] on without the NUL bytes at its end.
     len: u64,
     block: u64,
     buffer: Vec<u8>,
@@ -67,90 +50,103 @@ struct End<'a> {
 
 impl<'a> End<'a> {
     fn new(file: &'a File, len: u64, block: u64) -> Self {
-        let buffer = Vec::with_capacity((BEFORE + block + AFTER) as usize);
-        Self { file, len, block, buffer }
+        Self { file, len, block, buffer: Vec::new() }
     }
 
-    fn judge(&mut self, format: Format) -> io::Result<Mend> {
-        match format {
-            _ if self.len == 0 => Ok(Mend::Leave),
-            Format::Json => self.judge_json(),
-            Format::Text => self.judge_text(),
+    fn judge(&mut self) -> io::Result<Repair> {
+        let len = std::mem::replace(&mut self.len, 0);
+        self.len = self.without_nuls(len)?;
+        let nuls = self.len < len;
+        let keep = |keep, newline| Repair { keep, newline, nuls: nuls && keep < len };
+        if self.len == 0 {
+            return Ok(keep(0, false));
         }
-    }
-
-    /// A line of JSON without its newline is cut unless it is a whole object that
-    /// lost nothing else, or longer than any of ours.
-    fn judge_json(&mut self) -> io::Result<Mend> {
-        let Some(line) = self.last_line(|_, _| true)? else { return Ok(Mend::EndLine) };
-        if line == self.len {
-            return Ok(Mend::Leave);
-        }
-        match self.read(line, line + 1)?.first().copied() {
-            Some(b'{') if !self.is_whole_object(line)? => Ok(Mend::CutTo(line)),
-            // Blocks that a crash left unwritten.
-            Some(0) => Ok(Mend::CutTo(line)),
-            _ => Ok(Mend::EndLine),
-        }
-    }
-
-    /// The last record of a text is cut unless it is whole.
-    fn judge_text(&mut self) -> io::Result<Mend> {
-        let last = self.read(self.len.saturating_sub(BEFORE), self.len)?;
-        if ends_ours(last) {
-            return Ok(Mend::Leave);
-        }
-        let ends_line = last.ends_with(b"\n");
-        if let Some(start) = self.last_line(|before, line| is_head(line, ends_ours(before)))?
-            // With an end of a record in it, it may be whole, and what follows foreign.
-            && !self.has_end_behind(start)?
+        let last = self.last_start()?;
+        if let Some((start, grammar)) = last
+            && !self.has_end_behind(start, grammar)?
         {
-            return Ok(Mend::CutTo(start));
+            return Ok(keep(start, false));
         }
-        Ok(if ends_line { Mend::Leave } else { Mend::EndLine })
+        match self.read(self.len - 1, self.len)? {
+            b"\n" => Ok(keep(self.len, false)),
+            // NUL bytes behind somebody else's may be theirs.
+            _ if last.is_none() => Ok(keep(len, true)),
+            _ => Ok(keep(self.len, true)),
+        }
     }
 
-    /// Where the last line starts of which `is_it` says so, given what is before
-    /// it and the line and what follows. Behind a last newline is a line, too.
-    fn last_line(&mut self, is_it: impl Fn(&[u8], &[u8]) -> bool) -> io::Result<Option<u64>> {
-        let first = self.len.saturating_sub(MAX_LOOK);
-        let mut end = self.len;
-        while end > first {
-            let start = end.saturating_sub(self.block).max(first);
-            let from = start.saturating_sub(BEFORE);
-            let seen = self.read(from, end + AFTER)?;
-            let block = (start - from) as usize..(end - from) as usize;
-            let mut lines = block.rev().filter(|at| seen[*at] == b'\n').map(|at| at + 1);
-            if let Some(line) = lines.find(|line| is_it(&seen[..*line], &seen[*line..])) {
-                return Ok(Some(from + line as u64));
+    /// How long the file is without the NUL bytes at its end.
+    fn without_nuls(&mut self, len: u64) -> io::Result<u64> {
+        let mut end = len;
+        while end > 0 {
+            let start = end.saturating_sub(self.block);
+            self.len = end;
+            let seen = self.read(start, end)?;
+            if let Some(at) = seen.iter().rposition(|byte| *byte != 0) {
+                return Ok(start + at as u64 + 1);
             }
             end = start;
         }
-        let starts_there = first == 0 && is_it(&[], self.read(0, AFTER)?);
-        Ok(starts_there.then_some(0))
+        Ok(0)
     }
 
-    /// Whether the braces of an object, outside its strings, close at its very end.
-    fn is_whole_object(&mut self, line: u64) -> io::Result<bool> {
-        let (mut braces, mut start) = (Braces::default(), line);
-        while start < self.len {
-            let seen = self.read(start, start + self.block)?;
-            for byte in seen {
-                if braces.closed {
-                    return Ok(false);
+    /// Where the last record starts. What may be the first bytes of one counts if
+    /// they are behind a whole record, or all there is.
+    fn last_start(&mut self) -> io::Result<Option<Found>> {
+        let mut partial: Option<Found> = None;
+        let (mut end, mut looked) = (self.len, 0);
+        while end > 0 && looked < MAX_LOOK {
+            let start = end.saturating_sub(self.block);
+            let lines = self.starts_in(start, end)?;
+            looked += if self.buffer.iter().all(|byte| *byte == 0) { 0 } else { end - start };
+            for (at, grammar, found) in lines.into_iter().rev() {
+                match (found, partial) {
+                    (Start::Certain, Some((at, _))) if self.is_behind(at, grammar)? => {
+                        // NUL bytes say nothing of a format.
+                        let lost = self.read(at, at + 1)? == b"\0";
+                        return Ok(partial.map(|(at, own)| (at, if lost { grammar } else { own })));
+                    }
+                    (Start::Certain, _) => return Ok(Some((at, grammar))),
+                    (_, None) => partial = Some((at, grammar)),
+                    _ => {}
                 }
-                braces.take(*byte);
             }
-            start += self.block;
+            end = start;
         }
-        Ok(braces.closed)
+        // Nothing but the first bytes of the very first record.
+        let is_all = partial.is_some_and(|(at, _)| at == 0) && !self.read(0, AHEAD as u64)?.contains(&0);
+        Ok(partial.filter(|_| is_all))
     }
 
-    /// Whether a record of ours ends behind `start`.
-    fn has_end_behind(&mut self, mut start: u64) -> io::Result<bool> {
+    /// The lines that begin between `start` and `end` and that a record starts or
+    /// may start with. A line begins at the start of the file and behind a newline.
+    fn starts_in(&mut self, start: u64, end: u64) -> io::Result<Vec<(u64, &'static Grammar, Start)>> {
+        let from = start.saturating_sub(1);
+        let seen = self.read(from, end + AHEAD as u64)?;
+        let first = (from == start).then_some(0);
+        let within = (end - from) as usize;
+        let behind = (1..within.min(seen.len())).filter(|at| seen[at - 1] == b'\n');
+        let mut found = Vec::new();
+        for at in first.into_iter().chain(behind) {
+            for grammar in Format::ALL.map(Format::grammar) {
+                let start = (grammar.starts)(&seen[at..]);
+                if start != Start::No {
+                    found.push((from + at as u64, grammar, start));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a record of this format ends right before `at`.
+    fn is_behind(&mut self, at: u64, grammar: &Grammar) -> io::Result<bool> {
+        Ok(grammar.ends(self.read(at.saturating_sub(BEHIND as u64), at)?))
+    }
+
+    /// Whether a record that starts at `start` is whole, or what follows is foreign.
+    fn has_end_behind(&mut self, mut start: u64, grammar: &Grammar) -> io::Result<bool> {
         while start < self.len {
-            let seen = self.read(start, start + self.block + BEFORE)?;
-            if contains(seen, LAST_LINE) || contains(seen, NO_INSTANCES) {
+            if grammar.has_end(self.read(start, start + self.block + BEHIND as u64)?) {
                 return Ok(true);
             }
             start += self.block;
@@ -166,57 +162,13 @@ impl<'a> End<'a> {
     }
 }
 
-/// How far an object is open.
-#[derive(Debug, Default)]
-struct Braces {
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-    closed: bool,
-}
-
-impl Braces {
-    fn take(&mut self, byte: u8) {
-        match byte {
-            _ if self.escaped => self.escaped = false,
-            b'\\' if self.in_string => self.escaped = true,
-            b'"' => self.in_string = !self.in_string,
-            b'{' if !self.in_string => self.depth += 1,
-            b'}' if !self.in_string => {
-                self.depth = self.depth.saturating_sub(1);
-                self.closed = self.depth == 0;
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Whether a text ends as every record of ours does.
-fn ends_ours(text: &[u8]) -> bool {
-    text.ends_with(LAST_LINE) || text.ends_with(NO_INSTANCES)
-}
-
-/// Whether a text begins as a record of ours does. One that is cut off in its
-/// head counts, too, where `or_part` says so: behind a record of ours.
-fn is_head(text: &[u8], or_part: bool) -> bool {
-    let Some(rest) = text.strip_prefix(HEAD_START) else {
-        return or_part && !text.is_empty() && HEAD_START.starts_with(text);
-    };
-    let name = rest.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
-    let rest = &rest[name..];
-    name <= MAX_CALL && (rest.starts_with(HEAD) || or_part && HEAD.starts_with(rest))
-}
-
-fn contains(text: &[u8], part: &[u8]) -> bool {
-    text.windows(part.len()).any(|window| window == part)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const WHOLE: &str = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:/volume/out.txt,}\n  \
                          Instances: 'i':\n  {\n\t\tValue = 1\n\t\tDimensions = map[a:b]\n  }\n";
+    const OBJECT: &str = "{\"instance\":\"i\",\"template\":\"metric\",\"value\":{\"a\":\"\\\"{\"}}\n";
 
     /// A file of a test, gone when it ends.
     struct Scratch(std::path::PathBuf);
@@ -231,15 +183,26 @@ mod tests {
             File::options().read(true).write(true).open(&self.0).unwrap()
         }
 
-        /// What to do with such an end, which is the same whatever a block holds.
-        fn judge(&self, text: impl AsRef<[u8]>, format: Format) -> Mend {
+        /// What stays of a file and whether a newline follows, which is the same
+        /// whatever a block holds.
+        fn judge(&self, text: impl AsRef<[u8]>) -> (usize, bool) {
             let (file, len) = (self.holding(&text), text.as_ref().len() as u64);
-            let judge = |block| End::new(&file, len, block).judge(format).unwrap();
+            let judge = |block| End::new(&file, len, block).judge().unwrap();
             let verdict = judge(BLOCK);
             for block in [1, 2, 7, 64, 129] {
                 assert_eq!(judge(block), verdict, "in blocks of {block}");
             }
-            verdict
+            (verdict.keep as usize, verdict.newline)
+        }
+
+        #[track_caller]
+        fn assert_cut(&self, kept: &str, cut: &str) {
+            assert_eq!(self.judge(format!("{kept}{cut}")), (kept.len(), false), "{kept:?} {cut:?}");
+        }
+
+        #[track_caller]
+        fn assert_kept(&self, text: &str) {
+            assert_eq!(self.judge(text), (text.len(), !text.is_empty() && !text.ends_with('\n')), "{text:?}");
         }
     }
 
@@ -249,90 +212,111 @@ mod tests {
         }
     }
 
-    fn cut_to(kept: &str) -> Mend {
-        Mend::CutTo(kept.len() as u64)
-    }
-
     #[test]
-    fn every_torn_text_record_is_cut_and_the_whole_ones_before_it_stay() {
-        let (scratch, before) = (Scratch::new("text"), WHOLE.repeat(2));
-        for length in 1..WHOLE.len() {
-            let torn = format!("{before}{}", &WHOLE[..length]);
-            assert_eq!(scratch.judge(&torn, Format::Text), cut_to(&before), "{torn:?}");
+    fn every_partial_record_is_cut_and_the_whole_ones_before_it_stay() {
+        let scratch = Scratch::new("partial");
+        for before in
+            [WHOLE.repeat(2), OBJECT.repeat(2), format!("{WHOLE}{OBJECT}"), format!("{OBJECT}{WHOLE}")]
+        {
+            scratch.assert_kept(&before);
+            for record in [WHOLE, OBJECT] {
+                for length in 1..record.len() {
+                    scratch.assert_cut(&before, &record[..length]);
+                }
+            }
         }
-        assert_eq!(scratch.judge(&before, Format::Text), Mend::Leave);
-        let empty = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:,}\n  Instances: \n";
-        assert_eq!(scratch.judge(empty, Format::Text), Mend::Leave);
+        for record in [WHOLE, OBJECT] {
+            for length in 1..record.len() {
+                scratch.assert_cut("", &record[..length]);
+            }
+        }
+        scratch.assert_kept(
+            "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:,}\n  Instances: \n",
+        );
     }
 
     #[test]
-    fn text_that_is_not_ours_for_certain_is_kept() {
+    fn nul_bytes_at_the_end_are_cut_however_many_they_are() {
+        let scratch = Scratch::new("nuls");
+        for nuls in ["\0".to_owned(), "\0".repeat(300)] {
+            for kept in ["", WHOLE, OBJECT, "a stranger's line\n"] {
+                scratch.assert_cut(kept, &nuls);
+            }
+            for record in [WHOLE, OBJECT] {
+                for length in [1, 10, 40] {
+                    let partial = &record[..length];
+                    scratch.assert_cut(record, &format!("{partial}{nuls}"));
+                    scratch.assert_cut(record, &format!("{partial}{nuls} = 1"));
+                    scratch.assert_cut(record, &format!("{nuls}{partial}"));
+                    scratch.assert_cut(record, &format!("{nuls} = 1"));
+                }
+            }
+        }
+        let (file, len) = (scratch.holding(WHOLE), 17 << 20);
+        file.set_len(len).unwrap();
+        let mut end = End::new(&file, len, BLOCK);
+        assert_eq!(end.judge().unwrap(), Repair { keep: WHOLE.len() as u64, newline: false, nuls: true });
+        assert!(end.buffer.capacity() as u64 <= 2 * BLOCK, "{}", end.buffer.capacity());
+        // A hole within a partial record.
+        let file = scratch.holding(format!("{WHOLE}{}", &WHOLE[..40]));
+        file.set_len(len).unwrap();
+        file.write_all_at(b"Value", len).unwrap();
+        let repair = look(&file, len + 5).unwrap().unwrap();
+        assert_eq!((repair.keep as usize, repair.newline), (WHOLE.len(), false));
+    }
+
+    #[test]
+    fn what_is_not_ours_for_certain_is_kept() {
         let scratch = Scratch::new("foreign");
-        for (text, mend) in [
-            ("", Mend::Leave),
-            ("hello", Mend::EndLine),
-            ("hello\n", Mend::Leave),
-            ("H", Mend::EndLine),
-            ("HandleMetric invoked with:\n", Mend::Leave),
-            ("\0\0\0", Mend::EndLine),
-            (&format!("{WHOLE}foreign"), Mend::EndLine),
-            (&format!("{WHOLE}foreign\n"), Mend::Leave),
-            ("HandleMetric was called", Mend::EndLine),
-            ("He said", Mend::EndLine),
+        for text in [
+            "",
+            "hello",
+            "hello\n",
+            "hello\0\0\0",
+            "\0\0\0hello",
+            "HandleMetric was called",
+            "He said",
+            "hello\nH",
+            "{ \"a\": 1, \"unfinished\": ",
+            "{\"a\":1",
+            "{\"a\":1}",
+            "[\n{",
+            "{\n  \"a\": {\n  }\n}\n{",
+            "{\"a\":1}\n{\"a\":",
+            "{\n  }\nH",
+            &format!("{WHOLE}foreign"),
+            &format!("{WHOLE}foreign\n"),
+            &format!("{OBJECT}foreign"),
+            &format!("{OBJECT}{{ \"a\": 1, \"unfinished\": "),
+            &format!("{OBJECT}{{\"a\":1"),
         ] {
-            assert_eq!(scratch.judge(text, Format::Text), mend, "{text:?}");
+            scratch.assert_kept(text);
         }
         // A head that a stranger put into a value: what is before it stays.
         let fake =
             WHOLE.replace("a:b", "a:\nHandleMetric invoked with:\n  Adapter config: &Params{FilePath:x");
-        assert_eq!(scratch.judge(&fake, Format::Text), Mend::Leave);
-        assert_eq!(scratch.judge(format!("{fake}x"), Format::Text), Mend::EndLine);
-    }
-
-    #[test]
-    fn json_is_cut_to_its_last_whole_object() {
-        let whole = "{\"a\":{\"b}\":\"\\\"{\"}}";
-        let (scratch, kept) = (Scratch::new("json"), cut_to(&format!("{whole}\n")));
-        for (line, mend) in [
-            (whole.to_owned(), Mend::EndLine),
-            (format!("{whole}\n"), Mend::Leave),
-            ("\0\0".into(), kept),
-            ("foreign".into(), Mend::EndLine),
-        ] {
-            let text = format!("{whole}\n{line}");
-            assert_eq!(scratch.judge(&text, Format::Json), mend, "{text:?}");
-        }
-        for length in 1..whole.len() {
-            let text = format!("{whole}\n{}", &whole[..length]);
-            assert_eq!(scratch.judge(&text, Format::Json), kept, "{text:?}");
-        }
-        assert_eq!(scratch.judge(&whole[..4], Format::Json), Mend::CutTo(0));
-        assert_eq!(scratch.judge("", Format::Json), Mend::Leave);
+        scratch.assert_kept(&fake);
+        scratch.assert_kept(&format!("{fake}x"));
     }
 
     #[test]
     fn a_record_larger_than_a_block_is_found() {
         let scratch = Scratch::new("large");
         let large = WHOLE.replace("a:b", &format!("a:{}", "\nxyz".repeat(100_000)));
-        let torn = &large[..large.len() - 3];
-        let file = scratch.holding(format!("{WHOLE}{torn}"));
+        let partial = &large[..large.len() - 3];
+        let file = scratch.holding(format!("{WHOLE}{partial}"));
         let len = file.metadata().unwrap().len();
-        assert_eq!(mend(&file, len, Format::Text).unwrap(), Some(format!("cut_bytes={}", torn.len())));
-        assert_eq!(std::fs::read_to_string(&scratch.0).unwrap(), WHOLE);
+        assert_eq!(look(&file, len).unwrap().unwrap().keep, WHOLE.len() as u64);
     }
 
     #[test]
     fn a_line_longer_than_any_of_ours_is_kept_and_little_of_it_in_memory() {
         let scratch = Scratch::new("long");
-        let (file, len) = (scratch.holding("{"), MAX_LOOK + 1);
-        file.set_len(len).unwrap();
-        for format in [Format::Text, Format::Json] {
-            let mut end = End::new(&file, len, BLOCK);
-            assert_eq!(end.judge(format).unwrap(), Mend::EndLine);
-            let held = end.buffer.capacity() as u64;
-            assert!(held < BLOCK + 1024, "{held}");
-        }
-        let mut end = End::new(&file, MAX_LOOK, BLOCK);
-        assert_eq!(end.judge(Format::Json).unwrap(), Mend::CutTo(0));
+        let mut text = b"HandleMetric invoked with:\n  Adapter config: &Params{FilePath:".to_vec();
+        text.resize((MAX_LOOK + BLOCK) as usize + text.len(), b'x');
+        let (file, len) = (scratch.holding(&text), text.len() as u64);
+        let mut end = End::new(&file, len, BLOCK);
+        assert_eq!(end.judge().unwrap(), Repair { keep: len, newline: true, nuls: false });
+        assert!(end.buffer.capacity() as u64 <= 2 * BLOCK, "{}", end.buffer.capacity());
     }
 }

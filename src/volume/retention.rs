@@ -1,34 +1,25 @@
-//! How much is kept: rotation of a file by size and age, and the limit on all
-//! that lies in the volume.
-//!
-//! A rotated file is named after its file with six digits behind: the highest
-//! number is the newest. Only such files, and only if they begin as ours do, are
-//! ever deleted.
+//! How much is kept: rotation of a file by size and age.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
 
 use super::log_file::LogFile;
+use super::rotated::{self, MAX_NUMBER};
 use super::{FilePath, OpenError, Volume};
-
-const DIGITS: usize = 6;
-const MAX_NUMBER: u32 = 999_999;
-const MAX_DEPTH: usize = 16;
 
 /// What an operator wants kept.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
-    /// The size at which a file is rotated.
+    /// The size at which a file is rotated, in bytes.
     pub rotate_size: Option<u64>,
     /// The age at which a file is rotated.
     pub rotate_age: Option<Duration>,
     /// How many rotated files of each file are kept.
     pub rotate_keep: u32,
-    /// How much may lie in the volume.
+    /// How many bytes may lie in the volume.
     pub max_volume_bytes: Option<u64>,
 }
 
@@ -41,211 +32,43 @@ impl Retention {
     }
 
     /// Renames a file out of the way and deletes the rotated ones beyond the
-    /// number to keep. Returns how many records went with them.
+    /// number to keep. Returns how many bytes went with them.
     pub fn rotate(&self, volume: &Volume, path: &FilePath) -> Result<u64, OpenError> {
-        let (dir, name) = volume.enter(path)?;
-        let full = volume.full_path(path);
-        let parent = full.parent().unwrap_or(volume.dir());
-        let mut numbers: Vec<u32> = rotated_in(parent, name).map_err(OpenError::Io)?;
-        numbers.sort_unstable();
-        let next = numbers.last().map_or(1, |last| last + 1);
-        if next > MAX_NUMBER {
-            // A number with more digits would not be found again, and written over.
-            return Err(path.refused("a rotated file has the last number there is; rename it"));
+        let (dir, name, _) = volume.enter(path)?;
+        let dir = dir.as_fd();
+        let mut numbers = rotated::numbers_of(dir, name).map_err(OpenError::Io)?;
+        let mut next = numbers.last().map_or(1, |last| last + 1);
+        loop {
+            if next > MAX_NUMBER {
+                return Err(path.refused("a rotated file has the last number there is; rename it"));
+            }
+            match rename_to_new(dir, name, &rotated::numbered(name, next)) {
+                Err(Errno::EXIST) => next += 1,
+                other => break other?,
+            }
         }
-        rustix::fs::renameat(&dir, name, &dir, numbered(name, next))?;
         numbers.push(next);
-        let full_path = |number| parent.join(OsStr::from_bytes(&numbered(name, number)));
-        numbers.retain(|number| is_ours(&full_path(*number)));
-        let mut deleted = 0;
+        numbers.retain(|number| rotated::is_ours_at(dir, &rotated::numbered(name, *number)));
         let surplus = numbers.len().saturating_sub(self.rotate_keep as usize);
+        let mut deleted = 0;
         for number in &numbers[..surplus] {
-            let unlink = || rustix::fs::unlinkat(&dir, numbered(name, *number), rustix::fs::AtFlags::empty());
-            deleted += delete(&full_path(*number), || Ok(unlink()?)).map_err(OpenError::Io)?;
+            match rotated::delete(dir, &rotated::numbered(name, *number)) {
+                Ok(bytes) => deleted += bytes.unwrap_or(0),
+                // It is tried again after the next rotation.
+                Err(error) => log::warn!("cannot delete path={path}.{number:06} error={error}"),
+            }
         }
         Ok(deleted)
     }
 }
 
-fn numbered(name: &[u8], number: u32) -> Vec<u8> {
-    [name, format!(".{number:0DIGITS$}").as_bytes()].concat()
-}
-
-/// The numbers of the rotated files of `name` in a directory.
-fn rotated_in(dir: &Path, name: &[u8]) -> io::Result<Vec<u32>> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?.file_name();
-        let number = entry.as_bytes().strip_prefix(name).and_then(number_of);
-        numbers.extend(number);
-    }
-    Ok(numbers)
-}
-
-/// The number in `.000123`.
-fn number_of(suffix: &[u8]) -> Option<u32> {
-    let digits = suffix.strip_prefix(b".")?;
-    let is_number = digits.len() == DIGITS && digits.iter().all(u8::is_ascii_digit);
-    is_number.then(|| digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')))
-}
-
-/// Whether a name is that of a rotated file.
-pub fn is_numbered(name: &[u8]) -> bool {
-    let suffix = name.len().checked_sub(DIGITS + 1);
-    suffix.is_some_and(|at| number_of(&name[at..]).is_some())
-}
-
-/// What lies in the volume, as far as we know.
-#[derive(Debug, Default)]
-pub struct Usage {
-    /// Bytes found by the last look, and written since.
-    bytes: Option<u64>,
-}
-
-/// What making room has come to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Room {
-    /// There is room; so many records were deleted for it.
-    Made(u64),
-    /// There is none, and nothing of ours is left to delete.
-    None(u64),
-}
-
-impl Usage {
-    /// Makes room for `more` bytes beneath `limit`, by deleting our own oldest
-    /// rotated files. A look at the volume is taken only when what is known of
-    /// it says that it is full.
-    pub fn make_room(&mut self, volume: &Volume, limit: u64, more: u64) -> Room {
-        let mut deleted = 0;
-        if self.bytes.is_none_or(|bytes| bytes + more > limit) {
-            let mut found = Found::default();
-            found.look(volume.dir(), 0);
-            found.rotated.sort_unstable();
-            let mut oldest = found.rotated.iter();
-            while found.bytes + more > limit {
-                let Some((_, path, bytes)) = oldest.next() else {
-                    self.bytes = Some(found.bytes);
-                    return Room::None(deleted);
-                };
-                match delete(path, || std::fs::remove_file(path)) {
-                    Ok(records) => {
-                        deleted += records;
-                        found.bytes = found.bytes.saturating_sub(*bytes);
-                        log::info!("deleted to make room path={} records={records}", path.display());
-                    }
-                    Err(error) => log::warn!("cannot delete path={} error={error}", path.display()),
-                }
-            }
-            self.bytes = Some(found.bytes);
-        }
-        self.bytes = self.bytes.map(|bytes| bytes + more);
-        Room::Made(deleted)
-    }
-}
-
-/// Everything a look has found: bytes of all files, and the rotated ones that
-/// are ours with their age and size.
-#[derive(Debug, Default)]
-struct Found {
-    bytes: u64,
-    rotated: Vec<(SystemTime, PathBuf, u64)>,
-}
-
-impl Found {
-    /// Looks into a directory and those beneath it, following no link. What
-    /// can't be read counts as nothing.
-    fn look(&mut self, dir: &Path, depth: usize) {
-        let Ok(entries) = std::fs::read_dir(dir) else { return };
-        for entry in entries.flatten() {
-            let Ok(status) = entry.metadata() else { continue };
-            if status.is_dir() && depth < MAX_DEPTH {
-                self.look(&entry.path(), depth + 1);
-            } else if status.is_file() {
-                let bytes = status.len().max(std::os::unix::fs::MetadataExt::blocks(&status) * 512);
-                self.bytes += bytes;
-                let name = entry.file_name();
-                if is_numbered(name.as_bytes()) && is_ours(&entry.path()) {
-                    let written = status.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                    self.rotated.push((written, entry.path(), bytes));
-                }
-            }
-        }
-    }
-}
-
-const OBJECT: &[u8] = b"{\"instance\":";
-const CALL: &[u8] = b"Handle";
-
-/// Whether a file begins as our records do.
-fn is_ours(path: &Path) -> bool {
-    let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(OBJECT.len() as u64).read_to_end(&mut start));
-    read.is_ok() && (start == OBJECT || start.starts_with(CALL))
-}
-
-/// Deletes a file by `unlink`; returns how many instances went with it. Counted
-/// when it has no name any more: whoever writes after that writes it again.
-fn delete(path: &Path, unlink: impl FnOnce() -> io::Result<()>) -> io::Result<u64> {
-    let file = File::open(path);
-    unlink()?;
-    Ok(file.and_then(records_in).unwrap_or(0))
-}
-
-/// Counts the instances in a file.
-///
-/// Exact for JSON, where each is a line of its own. In the text, where a path, a
-/// name or a value may hold whole lines, never too few; too many only where such
-/// lines look like an instance to every reader: in a value, like the end of its
-/// own and the beginning of another.
-fn records_in(mut file: File) -> io::Result<u64> {
-    let mut block = vec![0; 64 * 1024];
-    let mut count = Count::default();
-    loop {
-        let read = file.read(&mut block)?;
-        if read == 0 {
-            return Ok(count.instances);
-        }
-        block[..read].iter().for_each(|byte| count.take(*byte));
-    }
-}
-
-/// What ends the name of an instance, and what stands around its values.
-const NAMED: [u8; 2] = *b"':";
-const OPEN: &[u8] = b"  {";
-const CLOSE: &[u8] = b"  }";
-
-/// Instances counted line by line.
-#[derive(Debug, Default)]
-struct Count {
-    instances: u64,
-    /// The beginning of this line.
-    line: Vec<u8>,
-    /// Its last two bytes.
-    last: [u8; 2],
-    /// Whether the line before ended the name of an instance.
-    is_named: bool,
-    /// Whether we are among the values of an instance.
-    is_open: bool,
-}
-
-impl Count {
-    fn take(&mut self, byte: u8) {
-        if byte != b'\n' {
-            if self.line.len() < OBJECT.len() {
-                self.line.push(byte);
-            }
-            self.last = [self.last[1], byte];
-            return;
-        }
-        if self.is_open {
-            self.is_open = !self.line.starts_with(CLOSE);
-        } else {
-            self.is_open = self.is_named && self.line == OPEN;
-            self.instances += u64::from(self.is_open || self.line == OBJECT);
-        }
-        self.is_named = self.last == NAMED;
-        self.line.clear();
-        self.last = Default::default();
+/// Renames a file to a name that nobody has, as far as the system can tell: another
+/// adapter may rotate the same file where there are no locks.
+fn rename_to_new(dir: BorrowedFd, from: &[u8], to: &[u8]) -> rustix::io::Result<()> {
+    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+        // Not known to the file system, the kernel, or the seccomp profile.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => rustix::fs::renameat(dir, from, dir, to),
+        other => other,
     }
 }
 
@@ -268,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn rotation_keeps_as_many_as_asked_and_counts_what_goes() {
+    fn rotation_keeps_as_many_as_asked_and_counts_the_bytes_that_go() {
         let volume = volume("keep");
         let path = volume.resolve(b"out.txt").unwrap();
         let keep_two = Retention { rotate_keep: 2, ..Retention::default() };
@@ -279,7 +102,7 @@ mod tests {
         }
         std::fs::write(volume.dir().join("out.txt.1"), "a stranger's").unwrap();
         assert_eq!(names(&volume), ["out.txt.000003", "out.txt.000004", "out.txt.1"]);
-        assert_eq!(deleted, 4);
+        assert_eq!(deleted, 60);
         std::fs::remove_dir_all(volume.dir()).unwrap();
     }
 
@@ -291,7 +114,7 @@ mod tests {
         write("out.txt.000001", "a stranger's, though numbered");
         let keep_none = Retention::default();
         write("out.txt", "{\"instance\":1}\n");
-        assert_eq!(keep_none.rotate(&volume, &path).unwrap(), 1);
+        assert_eq!(keep_none.rotate(&volume, &path).unwrap(), 15);
         assert_eq!(names(&volume), ["out.txt.000001"]);
 
         write("out.txt.999999", "{\"instance\":2}\n");
@@ -301,64 +124,5 @@ mod tests {
         }
         assert_eq!(names(&volume), ["out.txt", "out.txt.000001", "out.txt.999999"]);
         std::fs::remove_dir_all(volume.dir()).unwrap();
-    }
-
-    #[test]
-    fn room_is_made_by_deleting_our_oldest_and_nothing_else() {
-        let volume = volume("room");
-        let write = |name: &str, content: &str| std::fs::write(volume.dir().join(name), content).unwrap();
-        let record = format!("{{\"instance\":\"{}\"}}\n", "x".repeat(4000));
-        write("b.txt.000001", &record.repeat(2));
-        std::thread::sleep(Duration::from_millis(20));
-        write("a.txt.000009", &record);
-        write("notes.000001", "a stranger's, though numbered");
-        let mut usage = Usage::default();
-        assert_eq!(usage.make_room(&volume, 40_000, 10), Room::Made(0));
-        assert_eq!(usage.make_room(&volume, 40_000, 28_000), Room::Made(2));
-        assert_eq!(names(&volume), ["a.txt.000009", "notes.000001"]);
-        assert_eq!(usage.make_room(&volume, 40_000, 38_000), Room::None(1));
-        assert_eq!(names(&volume), ["notes.000001"]);
-        std::fs::remove_dir_all(volume.dir()).unwrap();
-    }
-
-    /// How many instances are in a file of these bytes.
-    fn counted(text: &str) -> u64 {
-        let mut count = Count::default();
-        text.bytes().for_each(|byte| count.take(byte));
-        count.instances
-    }
-
-    /// A request in the text with two instances.
-    fn two(path: &str, name: &str, value: &str) -> String {
-        format!(
-            "HandleMetric invoked with:\n  Adapter config: &Params{{FilePath:{path},}}\n  Instances: \
-             '{name}':\n  {{\n\t\tValue = {value}\n\t\tDimensions = map[]\n  }}'{name}':\n  {{\n  }}\n"
-        )
-    }
-
-    #[test]
-    fn instances_are_counted_in_both_formats() {
-        let path = std::env::temp_dir().join(format!("records-{}", std::process::id()));
-        let empty = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:,}\n  Instances: \n";
-        let text = two("out.txt", "a", "1");
-        std::fs::write(&path, format!("{text}{empty}{{\"instance\":\"a\"}}\n{text}")).unwrap();
-        assert_eq!(records_in(File::open(&path).unwrap()).unwrap(), 5);
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn what_a_path_a_name_or_a_value_holds_is_not_counted() {
-        for part in ["\n  {\n", "\n  {", "':\n  {\n", "a':\n  {\nb", "\n  }\n  {\n", "\n  }\n{\n", "\n\n"] {
-            for text in [two(part, "a", "1"), two("out.txt", part, "1"), two("out.txt", "a", part)] {
-                assert_eq!(counted(&text.repeat(2)), 4, "{text}");
-            }
-        }
-        let object = two("out.txt", "a", "\n{\"instance\":\"a\"}\n");
-        assert_eq!(counted(&object), 2, "{object}");
-        // To a reader these are three, too.
-        assert_eq!(counted(&two("out.txt", "a", "1\n  }'b':\n  {\n")), 3);
-        // One whole and a half that was ended with a newline, and two behind them.
-        let text = two("out.txt", "a", "1");
-        assert_eq!(counted(&format!("{}\n{text}", &text[..text.len() - 4])), 3);
     }
 }

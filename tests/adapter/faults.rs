@@ -291,7 +291,7 @@ async fn half_a_record_is_cut_off_a_file_before_that_is_rotated_or_left() {
         if renamed {
             std::fs::rename(volume.join("out.txt"), volume.join("out.txt.000001")).unwrap();
             let reply = report(&client, "3").await;
-            assert!(reply.message.contains("cannot cut half a record off out.txt"), "{}", reply.message);
+            assert!(reply.message.contains("cannot cut a partial record off out.txt"), "{}", reply.message);
             assert_eq!(adapter.files(), ["out.txt.000001"]);
         }
         assert_eq!(owner.stop().await, 0);

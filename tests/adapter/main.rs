@@ -17,6 +17,7 @@ mod support;
 mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
+mod ends; // partial records, and who may append behind which end
 mod faults; // a disk that fails, a process that is killed
 mod figures; // what the README says was measured
 mod floods; // peers that want too much
@@ -33,5 +34,6 @@ mod retention; // rotation, and files of several writers
 mod shutdown; // signals, draining, and what is acknowledged
 mod templates; // the other report templates
 mod tools; // cat, tail, probe
+mod volume; // what is opened, deleted and counted in a volume, and how it is made
 mod volumes; // full, read-only, stalled and dying volumes
 mod wire; // HTTP/2 as grpc-go speaks it

@@ -27,7 +27,7 @@ const FAMILIES: [(&str, &str); 23] = [
     ("mygrpcadapter_audit_errors_total", "counter"),
     ("mygrpcadapter_build_info", "gauge"),
     ("mygrpcadapter_connections", "gauge"),
-    ("mygrpcadapter_deleted_records_total", "counter"),
+    ("mygrpcadapter_deleted_bytes_total", "counter"),
     ("mygrpcadapter_draining", "gauge"),
     ("mygrpcadapter_instances_total", "counter"),
     ("mygrpcadapter_latency_overflow_total", "counter"),

@@ -114,7 +114,7 @@ async fn nothing_is_put_behind_an_end_that_a_full_volume_has_no_room_to_repair()
     for name in ["1", "2", "3"] {
         let reply = client.unary(METRIC, &shape.message(name)).await.unwrap();
         assert_eq!(reply.status, RESOURCE_EXHAUSTED);
-        assert!(reply.message.contains("cannot open out.txt and repair its end"), "{}", reply.message);
+        assert!(reply.message.contains("cannot write to out.txt and repair its end"), "{}", reply.message);
     }
     std::fs::remove_file(&ballast).unwrap();
     adapter.logged("reports are taken again").await;

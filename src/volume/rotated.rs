@@ -1,0 +1,99 @@
+//! Rotated files: their names, and how one is deleted.
+//!
+//! A rotated file is named after its file with six digits behind: the highest
+//! number is the newest. Only such files, and only if they begin as our records
+//! do, are ever deleted, and never through a link.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fd::BorrowedFd;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{GUARDED, identity, reopen};
+use crate::render::{AHEAD, is_ours};
+
+const DIGITS: usize = 6;
+/// The highest number: one with more digits would not be found again.
+pub(super) const MAX_NUMBER: u32 = 999_999;
+/// How many names of one directory are looked at.
+const MAX_NAMES: usize = 1_000_000;
+
+/// The name of the rotated file of `name` with this number.
+pub(super) fn numbered(name: &[u8], number: u32) -> Vec<u8> {
+    [name, format!(".{number:0DIGITS$}").as_bytes()].concat()
+}
+
+/// The numbers of the rotated files of `name` in a directory, in order.
+pub(super) fn numbers_of(dir: BorrowedFd, name: &[u8]) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for entry in Dir::new(reopen(dir)?)?.take(MAX_NAMES) {
+        let entry = entry?;
+        numbers.extend(entry.file_name().to_bytes().strip_prefix(name).and_then(number_of));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The number in `.000123`.
+fn number_of(suffix: &[u8]) -> Option<u32> {
+    let digits = suffix.strip_prefix(b".")?;
+    let is_number = digits.len() == DIGITS && digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')))
+}
+
+/// The name of the file and the number in the name of a rotated one.
+pub(super) fn split(name: &[u8]) -> Option<(&[u8], u32)> {
+    let at = name.len().checked_sub(DIGITS + 1)?;
+    Some((&name[..at], number_of(&name[at..])?))
+}
+
+/// Whether a name is that of a rotated file.
+pub fn is_numbered(name: &[u8]) -> bool {
+    split(name).is_some()
+}
+
+/// Whether a name leads to a regular file that begins as ours do. Nothing else is
+/// even opened, for that may do things or never return.
+pub(super) fn is_ours_at(dir: BorrowedFd, name: &[u8]) -> bool {
+    look_at(dir, name).is_ok_and(|found| found.is_some())
+}
+
+/// Opens a file of ours to be looked at.
+fn look_at(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<Option<File>> {
+    let is_regular = |mode| FileType::from_raw_mode(mode) == FileType::RegularFile;
+    if !is_regular(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) {
+        return Ok(None);
+    }
+    let file = File::from(rustix::fs::openat(dir, name, GUARDED | OFlags::RDONLY, Mode::empty())?);
+    if !is_regular(rustix::fs::fstat(&file)?.st_mode) {
+        return Ok(None);
+    }
+    let mut start = [0; AHEAD];
+    let read = file.read_at(&mut start, 0).unwrap_or(0);
+    Ok(is_ours(&start[..read]).then_some(file))
+}
+
+/// Deletes a rotated file of ours from the directory it was found in, and returns
+/// how many bytes it had; `None` if it isn't ours, or another by now.
+pub(super) fn delete(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<Option<u64>> {
+    match unlink_ours(dir, name) {
+        // Another adapter was quicker, and counts it.
+        Err(Errno::NOENT) => Ok(None),
+        other => other,
+    }
+}
+
+fn unlink_ours(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<Option<u64>> {
+    let Some(file) = look_at(dir, name)? else { return Ok(None) };
+    // Linux deletes by name alone: so the name is looked at as late as can be.
+    let there = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if identity(&there) != identity(&rustix::fs::fstat(&file)?) {
+        return Ok(None);
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+    // Asked when it has no name any more: whoever writes after that writes it again.
+    Ok(Some(rustix::fs::fstat(&file)?.st_size.unsigned_abs()))
+}

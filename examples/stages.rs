@@ -255,7 +255,7 @@ impl Dir {
     /// The one write of a batch.
     fn appends(&self, text: &[u8], at_once: usize) -> io::Result<Run<'_>> {
         let path = self.file("append.txt")?;
-        let opened = LogFile::open(&self.volume, &path, Format::Text);
+        let opened = LogFile::open(&self.volume, &path);
         let mut file = opened.map_err(|error| because(format_args!("{error:?}")))?;
         let (bytes, ends) = (text.repeat(at_once), (1..=at_once).map(|n| n * text.len()).collect::<Vec<_>>());
         Ok(Box::new(move |count| {

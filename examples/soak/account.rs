@@ -69,11 +69,6 @@ impl Account {
         }
     }
 
-    /// How many instances retention has deleted so far.
-    pub(crate) fn deleted(&self) -> u64 {
-        self.deleted.iter().map(|times| u64::from(*times)).sum()
-    }
-
     /// All instances whose requests came to `outcome`.
     pub(crate) fn sum(&self, outcome: Outcome) -> Sum {
         let mut sum = Sum::default();

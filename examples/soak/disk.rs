@@ -189,12 +189,14 @@ pub(crate) struct Watcher {
     /// By inode: the name we gave it, and whose file it is.
     known: HashMap<u64, (PathBuf, &'static Handler)>,
     given: u64,
+    /// Bytes of the files that retention has deleted.
+    deleted: u64,
 }
 
 impl Watcher {
     pub(crate) fn new(disk: &Disk) -> Self {
         let (volume, away, kept) = (disk.volume(), disk.away(), disk.kept());
-        Self { volume, away, kept, known: HashMap::new(), given: 0 }
+        Self { volume, away, kept, known: HashMap::new(), given: 0, deleted: 0 }
     }
 
     /// Links what is new, and counts one file that is gone, if there is any:
@@ -215,10 +217,16 @@ impl Watcher {
         // Not on a read-only volume: then it is counted at a later look.
         let deleted = fs::remove_file(&name).is_ok();
         if deleted {
+            self.deleted += content.as_ref().map_or(0, |bytes| bytes.len() as u64);
             count(&name, content, handler, Place::Deleted, false, shared);
             self.known.remove(&inode);
         }
         deleted
+    }
+
+    /// How many bytes retention has deleted so far.
+    pub(crate) fn deleted_bytes(&self) -> u64 {
+        self.deleted
     }
 
     fn link(&mut self, path: &Path, handler: &'static Handler) {

@@ -11,7 +11,7 @@ use crate::random::Random;
 use crate::records::{DEFAULT_FILE, SUBDIRECTORY};
 use crate::shared::Shared;
 
-const DELETED: &str = "mygrpcadapter_deleted_records_total";
+const DELETED: &str = "mygrpcadapter_deleted_bytes_total";
 /// What must be zero before nothing more is deleted.
 const BUSY: [&str; 3] =
     ["mygrpcadapter_connections", "mygrpcadapter_requests_in_flight", "mygrpcadapter_queue_bytes"];
@@ -238,14 +238,14 @@ impl Faults<'_> {
     }
 
     /// No more faults: an adapter that rotates all the time, whose own count of
-    /// what it deletes must be ours. Returns both.
+    /// the bytes it deletes must be ours. Returns both.
     pub(crate) fn retain(&mut self, time: Duration, end_load: impl FnOnce()) -> Result<(u64, u64), String> {
         self.shared.hold()?;
         self.adapter.signal(Signal::TERM);
         self.adapter.end()?;
         self.watcher().sweep(self.shared);
         while self.watcher().look(self.shared) {}
-        let before = self.shared.account().deleted();
+        let before = self.watcher().deleted_bytes();
         self.adapter.start(&["--rotate-size=64KiB", "--rotate-keep=8"].map(String::from))?;
         self.shared.release();
         std::thread::sleep(time);
@@ -266,6 +266,6 @@ impl Faults<'_> {
             code => self.shared.violated(format!("asked to end at the end, its exit code is {code}")),
         }
         while self.watcher().look(self.shared) {}
-        Ok((counted, self.shared.account().deleted() - before))
+        Ok((counted, self.watcher().deleted_bytes() - before))
     }
 }

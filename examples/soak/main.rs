@@ -173,7 +173,7 @@ fn tell(shared: &Shared, adapter: &Adapter, retained: (u64, u64), files: usize, 
     let lost = acknowledged.sent as i64 - acknowledged.found as i64 - acknowledged.deleted as i64;
     println!("acknowledged - found - deleted = {lost}");
     println!(
-        "deleted while nothing else happened: {} by its own count, {} by ours\n",
+        "bytes deleted while nothing else happened: {} by its own count, {} by ours\n",
         retained.0, retained.1
     );
 
@@ -203,7 +203,7 @@ fn tell(shared: &Shared, adapter: &Adapter, retained: (u64, u64), files: usize, 
         (sums.iter().any(|sum| sum.twice > 0), "instances are there twice"),
         (account.unknown > 0, "instances are there that nobody sent"),
         (acknowledged.sent == 0, "nothing was acknowledged"),
-        (retained.0 != retained.1, "the adapter's count of deleted records is wrong"),
+        (retained.0 != retained.1, "the adapter's count of deleted bytes is wrong"),
         (adapter.peak > MAX_MEMORY, "more than 16 MiB of memory"),
         (logged(b"panicked") > 0, "a panic, see the log"),
     ] {

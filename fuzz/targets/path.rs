@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::LazyLock;
 
 use mygrpcadapter::volume::Volume;
-use mygrpcadapter::volume::retention::is_numbered;
+use mygrpcadapter::volume::rotated::is_numbered;
 use mygrpcadapter_fuzz::{assert_is_line, scratch};
 
 static VOLUME: LazyLock<Volume> = LazyLock::new(|| Volume::open(&scratch("path")).expect("a volume"));
@@ -15,6 +15,7 @@ libfuzzer_sys::fuzz_target!(|text: &[u8]| {
         Ok(path) => path,
         Err(rule) => return assert_is_line(&rule),
     };
+    assert!(path.to_string().bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()));
     let bytes = path.as_path().as_os_str().as_bytes();
     for part in bytes.split(|byte| *byte == b'/') {
         assert!(!matches!(part, b"" | b"." | b"..") && part.len() <= 255 && !part.contains(&0));

@@ -26,10 +26,12 @@ mod health; // grpc.health.v1 and InfrastructureBackend
 mod json; // JSON Lines
 mod limits; // requests that are too much, or not requests
 mod logentry; // log entries and their histogram
+mod memory; // what it may use, in a container that has no more
 mod metrics; // the second port
 mod paths; // where files may be, and where not
 mod process; // the command line, exit codes, addresses
 mod properties; // what must hold for any bytes
+mod protocol; // gRPC to the letter, and connections that have to end
 mod retention; // rotation, and files of several writers
 mod shutdown; // signals, draining, and what is acknowledged
 mod templates; // the other report templates

@@ -273,7 +273,7 @@ impl<T> State<T> {
     /// Keeps a batch's memory to be used again, unless it has grown or there is
     /// enough of it.
     fn spare(&mut self, mut batch: Batch) {
-        if batch.bytes.capacity() <= BATCH && self.spare.len() < 2 {
+        if batch.bytes.capacity() <= BATCH && self.spare.is_empty() {
             batch.bytes.clear();
             batch.ends.clear();
             self.spare.push(batch);

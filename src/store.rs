@@ -44,8 +44,6 @@ pub struct Store {
     pub default_file: FilePath,
     /// What records look like where the handler doesn't say.
     pub format: Format,
-    /// How long a request waits for room in the queue.
-    pub patience: Duration,
     /// What the writer counts.
     pub counters: Arc<Counters>,
     /// Room for the bytes of requests whose outcome isn't known: given out in
@@ -62,11 +60,10 @@ impl Store {
         volume: Volume,
         default_file: FilePath,
         format: Format,
-        patience: Duration,
         counters: Arc<Counters>,
     ) -> Self {
         let (places, freed) = (Semaphore::new(PLACES as usize), Notify::new());
-        Self { sink, volume, default_file, format, patience, counters, places, freed }
+        Self { sink, volume, default_file, format, counters, places, freed }
     }
 
     /// A place for a request of so many bytes, if there is one at once; to be
@@ -77,19 +74,16 @@ impl Store {
 
     /// Waits for a place behind all who wait already.
     pub async fn place(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
-        let place = async {
-            let place = self.places.acquire_many(places(bytes)).await.ok()?;
-            // A request may become many times its bytes, or a stalled volume may
-            // still hold those of requests that were told so.
-            loop {
-                let freed = self.freed.notified();
-                if self.sink.has_room() {
-                    return Some(place);
-                }
-                freed.await;
+        let place = self.places.acquire_many(places(bytes)).await.ok()?;
+        // A request may become many times its bytes, or a stalled volume may
+        // still hold those of requests that were told so.
+        loop {
+            let freed = self.freed.notified();
+            if self.sink.has_room() {
+                return Some(place);
             }
-        };
-        tokio::time::timeout(self.patience, place).await.ok().flatten()
+            freed.await;
+        }
     }
 
     /// Passes outcomes from the writer on to the requests that wait, and what

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use mygrpcadapter::admission::Admission;
-use mygrpcadapter::frontends::mixer::{Mixer, SERVICES};
-use mygrpcadapter::health::Health;
+use mygrpcadapter::frontends::mixer::Mixer;
+use mygrpcadapter::grpc::budget::Budget;
+use mygrpcadapter::grpc::calls::Calls;
+use mygrpcadapter::grpc::health::Health;
+use mygrpcadapter::grpc::{Dispatcher, SERVICES, Services};
 use mygrpcadapter::histogram::{self, Histogram};
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
-use mygrpcadapter::service::calls::Calls;
-use mygrpcadapter::service::{Adapter, Services};
 use mygrpcadapter::sink::counters::Counters;
 use mygrpcadapter::sink::{Fsync, Settings, Sink};
 use mygrpcadapter::store::Store;
@@ -52,7 +52,7 @@ impl Server {
         let sink = Sink::start(volume.clone(), settings, Arc::clone(&counters)).expect("a writer");
         let default_file = volume.resolve(b"out.txt").expect("a path");
         let patience = Duration::from_secs(2);
-        let store = Store::new(sink, volume, default_file, Format::Text, patience, counters);
+        let store = Store::new(sink, volume, default_file, Format::Text, counters);
         let settings = histogram::Settings { buckets: vec![0.1, 1.0], max_series: 100, keep_query: false };
         let mixer = Arc::new(Mixer {
             store: Some(Arc::new(store)),
@@ -61,14 +61,14 @@ impl Server {
             counters: Arc::default(),
             sessions: AtomicU64::new(0),
         });
-        let health = Health::new(SERVICES);
+        let health = Health::new(&SERVICES);
         let services = Arc::new(Services {
             mixer: Arc::clone(&mixer),
             calls: Arc::new(Calls::new(&SERVICES)),
             health: health.clone(),
-            admission: Arc::new(Admission::new(patience)),
+            budget: Arc::new(Budget::new(patience)),
         });
-        let adapter = move |backlog| Adapter { services: Arc::clone(&services), backlog };
+        let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
         let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
         let states = health.states();
         runtime.spawn(async move {
@@ -77,7 +77,7 @@ impl Server {
             }
         });
         runtime.spawn(async move {
-            serve(listener, adapter, limits, states).await.expect("a server that serves")
+            serve(listener, dispatcher, limits, states).await.expect("a server that serves")
         });
         Self { runtime, address, volume: dir }
     }

@@ -1,19 +1,20 @@
 //! A report: its instances, rendered into the sink's buffer.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use tokio::sync::{SemaphorePermit, oneshot};
 use tonic::Status;
 
+use super::Mixer;
 use super::config::{self, Config};
 use super::templates::VARIABLES;
 use crate::template::Template;
 
 use super::walk;
 use super::wire::Malformed;
-use super::{Message, Mixer};
+use crate::grpc::budget::Late;
+use crate::grpc::messages::Message;
 use crate::histogram::Observations;
+use crate::memory;
 use crate::record::Record;
 use crate::render::{Format, Style};
 use crate::sink::Outcome;
@@ -23,8 +24,8 @@ use crate::store::{self, Ticket};
 pub const MAX_INSTANCES: usize = 65_536;
 /// The most bytes one request may become.
 pub const MAX_RENDERED: usize = 8 * 1024 * 1024;
-/// Instances of more bytes than this are measured before they are rendered.
-const LARGE: usize = 256 * 1024;
+/// What is kept of a buffer that a request was too large for.
+const KEPT: usize = 512 * 1024;
 
 /// Why a request is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +118,10 @@ impl<'a> Report<'a> {
 
     /// Appends all its instances to `out`: the walkthrough's text, or lines of
     /// JSON. `note` sees every record.
+    ///
+    /// `out` grows once at the most, to all that a request may become: memory is
+    /// taken only where it is written, and a buffer that doubles would be there
+    /// twice.
     pub fn render(
         &self,
         template: &Template,
@@ -124,19 +129,27 @@ impl<'a> Report<'a> {
         out: &mut Vec<u8>,
         mut note: impl FnMut(&Record),
     ) -> Result<(), Refusal> {
-        let limit = out.len() + MAX_RENDERED;
+        let start = out.len();
+        let limit = start + MAX_RENDERED;
         let style = Style::new(format);
         style.head(template, self.config.file_path(), out);
         let whole = walk::instances(self.message, template, &mut |record, instance| {
-            if instance.len() > LARGE && style.measure(record, instance) > limit - out.len() {
+            if style.at_most(template, instance.len()) > out.capacity() - out.len()
+                && !make_room(style.measure(template, record, instance), limit, out)
+            {
                 return false;
             }
             style.instance(template, record, out);
             note(record);
             out.len() <= limit
-        })?;
-        style.tail(out);
-        if whole { Ok(()) } else { Err(Refusal::Rendered) }
+        });
+        if whole == Ok(true) {
+            style.tail(out);
+            return Ok(());
+        }
+        out.truncate(start);
+        out.shrink_to(KEPT);
+        Err(whole.map_or_else(Refusal::Malformed, |_| Refusal::Rendered))
     }
 
     /// Reads all its instances, and renders none.
@@ -147,6 +160,20 @@ impl<'a> Report<'a> {
         })?;
         Ok(())
     }
+}
+
+/// Sees to it that `bytes` more fit into `out`, if it stays within `limit`.
+fn make_room(bytes: usize, limit: usize, out: &mut Vec<u8>) -> bool {
+    let left = limit.saturating_sub(out.len());
+    if bytes > left {
+        return false;
+    }
+    if bytes > out.capacity() - out.len() {
+        memory::give_back();
+        // One more for the end of the request.
+        out.reserve_exact(left + 1);
+    }
+    true
 }
 
 /// Appends one record as a request of its own.
@@ -201,7 +228,11 @@ impl Mixer {
             return Ok(Some(place));
         }
         message.detach();
-        store.place(bytes).await.map(Some).ok_or(Refusal::Queue)
+        let place = message.patience.wait(store.place(bytes)).await;
+        place.map_err(|late| match late {
+            Late::Queue => Refusal::Queue,
+            Late::Caller => Refusal::Deadline,
+        })
     }
 
     /// Takes a report, and returns how many instances it has and what to wait
@@ -212,7 +243,7 @@ impl Mixer {
         observed: bool,
         message: Message,
     ) -> Result<(usize, Option<oneshot::Receiver<Outcome>>), Refusal> {
-        if message.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if message.patience.is_over() {
             return Err(Refusal::Deadline);
         }
         let report = Report::read(&message.bytes)?;

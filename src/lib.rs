@@ -10,8 +10,8 @@
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
 //! | [`histogram`], [`policy`] | records to a latency, or to a verdict |
-//! | [`store`] | who waits for a record to be written |
-//! | [`sink`], [`volume`] | text to a file, and the word back that it is there |
+//! | [`journal`] | text to the batch of a file, and the word back that it is written |
+//! | [`volume`] | batches to files |
 //! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |
 //! | [`grpc::health`], [`shutdown`] | whether we serve, and how we stop |
 //! | [`tools`] | `cat`, `tail`, `probe` |
@@ -26,6 +26,7 @@ pub mod cli;
 pub mod frontends;
 pub mod grpc;
 pub mod histogram;
+pub mod journal;
 pub mod memory;
 pub mod metrics;
 pub mod pb;
@@ -33,8 +34,6 @@ pub mod policy;
 pub mod process;
 pub mod server;
 pub mod shutdown;
-pub mod sink;
-pub mod store;
 pub mod tools;
 pub mod volume;
 

@@ -14,8 +14,8 @@ use crate::grpc::connection::Connection;
 /// Bytes read in a row before those who handle them have their turn.
 const TURN: usize = 32 * 1024;
 /// Bytes that are of no use to any call, as of pings, settings and calls that
-/// are given up, taken in one interval: half a million pings.
-const MAX_USELESS: usize = 8 * 1024 * 1024;
+/// are given up, taken in one interval: a quarter of a million pings.
+const MAX_USELESS: usize = 4 * 1024 * 1024;
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// The socket, and what the calls on it say of the bytes it has brought.

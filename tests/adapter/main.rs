@@ -17,6 +17,7 @@ mod support;
 mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
+mod durability; // what is on disk when it is acknowledged, and at the end
 mod ends; // partial records, and who may append behind which end
 mod faults; // a disk that fails, a process that is killed
 mod figures; // what the README says was measured
@@ -32,6 +33,7 @@ mod paths; // where files may be, and where not
 mod process; // the command line, exit codes, addresses
 mod properties; // what must hold for any bytes
 mod protocol; // gRPC to the letter, and connections that have to end
+mod recovery; // what health says of a volume, and when it is over
 mod retention; // rotation, and files of several writers
 mod shutdown; // signals, draining, and what is acknowledged
 mod templates; // the other report templates

@@ -25,7 +25,7 @@ use crate::admission::Share;
 use crate::health::Service;
 use crate::histogram::Histogram;
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
-use crate::policy::KeyFile;
+use crate::policy::Policy;
 use crate::store::Store;
 use crate::template::Template;
 
@@ -119,8 +119,8 @@ pub struct Mixer {
     pub store: Option<Arc<Store>>,
     /// What log entries are added to.
     pub histogram: Arc<Histogram>,
-    /// Keys for all handlers, beside their own.
-    pub keys: Option<KeyFile>,
+    /// Rules for all handlers, beside their own keys.
+    pub policy: Arc<Policy>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// How many sessions were created.

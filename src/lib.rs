@@ -7,9 +7,10 @@
 //! | [`server`] | connections to requests, HTTP/2 |
 //! | [`service`], [`admission`], [`arrival`], [`reply`] | requests to the bytes of a message, and back: gRPC |
 //! | [`frontends::mixer`] | Mixer's messages, walked in place, to records |
+//! | [`frontends::envoy`] | Envoy's authorization checks, walked in place, to verdicts |
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
-//! | [`histogram`], [`policy`] | records to a latency, or to a verdict |
+//! | [`histogram`], [`policy`] | records to a latency, tokens to a verdict |
 //! | [`store`] | who waits for a record to be written |
 //! | [`sink`], [`volume`] | text to a file, and the word back that it is there |
 //! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |

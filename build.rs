@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// The definitions whose types the program or its tests use.
-const PROTOS: [&str; 13] = [
+const PROTOS: [&str; 14] = [
+    "envoy/service/auth/v3/external_auth.proto",
     "grpc/health/v1/health.proto",
     "google/rpc/status.proto",
     "mixer/adapter/model/v1beta1/check.proto",

@@ -30,7 +30,11 @@ def main(captures: pathlib.Path, corpus: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / hashlib.sha1(content).hexdigest()).write_bytes(content)
 
-    messages = sorted(captures.rglob("*.bin"))
+    for path in sorted((captures / "envoy/ext-authz").glob("*.bin")):
+        for step in (b"\0", b"\x3f"):
+            seed("ext_authz", step + path.read_bytes())
+
+    messages = sorted(path for path in captures.rglob("*.bin") if "envoy" not in path.parts)
     for path in messages:
         message, kind = path.read_bytes(), kind_of(path, captures)
         for target in REPORTS if kind != "authorization" else ():

@@ -18,7 +18,7 @@ use crate::grpc::{Dispatcher, SERVICES, Services};
 use crate::histogram::{self, Histogram};
 use crate::journal::{self, Journal, Unfinished};
 use crate::metrics::{Export, Registry};
-use crate::policy::KeyFile;
+use crate::policy::{Policy, RuleFile};
 use crate::process::Process;
 use crate::server::{self, Connections, Limits};
 use crate::shutdown::{self, Signals};
@@ -99,7 +99,7 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         listener.map_err(|error| StartError::Port(format!("cannot listen on port {port}: {error}")))
     };
     let keys = match &args.auth_keys_file {
-        Some(path) => Some(KeyFile::open(path).map_err(|error| {
+        Some(path) => Some(RuleFile::open(path).map_err(|error| {
             StartError::Keys(format!("cannot read the keys in {}: {error}", path.display()))
         })?),
         None => None,
@@ -116,7 +116,8 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         keep_query: args.keep_query,
     }));
     let (counters, sessions) = (Arc::default(), AtomicU64::new(0));
-    let mixer = Arc::new(Mixer { journal, histogram, keys, counters, sessions });
+    let policy = Arc::new(Policy::new(keys));
+    let mixer = Arc::new(Mixer { journal, histogram, policy, counters, sessions });
     Ok(Bound { listener, admin, mixer, signals })
 }
 

@@ -1,4 +1,5 @@
 //! Wire protocols, one folder each: from the bytes of a request to what the core
 //! works with, and back. Front ends never import each other.
 
+pub mod envoy;
 pub mod mixer;

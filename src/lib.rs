@@ -7,9 +7,10 @@
 //! | [`server`] | connections to requests, HTTP/2 |
 //! | [`grpc`] | requests to messages, and answers back |
 //! | [`frontends::mixer`] | Mixer's messages, walked in place, to records |
+//! | [`frontends::envoy`] | Envoy's authorization checks, walked in place, to verdicts |
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
-//! | [`histogram`], [`policy`] | records to a latency, or to a verdict |
+//! | [`histogram`], [`policy`] | records to a latency, tokens to a verdict |
 //! | [`journal`] | text to the batch of a file, and the word back that it is written |
 //! | [`volume`] | batches to files |
 //! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |

@@ -1,33 +1,109 @@
-//! Authorization: whether a token opens the door.
+//! Authorization: compares a request's token with the configured keys, and its
+//! peer's identity with the configured principals.
+//!
+//! Takes plain bytes and returns a [`Verdict`]. Where the token was, and what a
+//! caller is answered, is the front ends' affair.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+pub mod rules;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::record::Value;
+pub use self::rules::{RuleFile, Rules};
 
-/// How often the file of keys is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// More than any file of keys.
-const MAX_FILE: u64 = 64 * 1024;
+/// What a request offers as its token.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Token<'a> {
+    /// Nothing, where there could be a token.
+    #[default]
+    Absent,
+    /// One token. An empty one counts as absent.
+    Given(&'a [u8]),
+    /// Several. None of them is compared: a request has one try.
+    Repeated,
+    /// Nothing, because what asks can't carry a token: a TCP connection.
+    Unsupported,
+}
 
-/// What is answered.
+/// Never shows the token.
+impl std::fmt::Debug for Token<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Absent => f.write_str("Absent"),
+            Self::Given(token) => write!(f, "Given({} bytes)", token.len()),
+            Self::Repeated => f.write_str("Repeated"),
+            Self::Unsupported => f.write_str("Unsupported"),
+        }
+    }
+}
+
+/// What a request is answered, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The token is one of the keys.
-    Allow,
-    /// It isn't, or there is none.
-    Deny,
-    /// No key is configured, so nobody gets in.
+    /// Allowed: the token is one of the keys.
+    Key,
+    /// Allowed: the peer's principal is one of those configured.
+    Principal,
+    /// Denied: there is no token.
+    NoToken,
+    /// Denied: the token is none of the keys.
+    WrongToken,
+    /// Denied: there are several tokens.
+    RepeatedToken,
+    /// Denied: a token is impossible, and no rule names the peer's principal.
+    NoRule,
+    /// Denied: neither keys nor principals are configured.
     NoKeys,
 }
 
 impl Verdict {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 7] = [
+        Self::Key,
+        Self::Principal,
+        Self::NoToken,
+        Self::WrongToken,
+        Self::RepeatedToken,
+        Self::NoRule,
+        Self::NoKeys,
+    ];
+
+    /// What it comes to, for the metrics.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Key | Self::Principal => Outcome::Allow,
+            Self::NoKeys => Outcome::NoKeys,
+            _ => Outcome::Deny,
+        }
+    }
+
+    /// Its reason, as records and access logs show it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Principal => "principal",
+            Self::NoToken => "no_token",
+            Self::WrongToken => "wrong_token",
+            Self::RepeatedToken => "repeated_token",
+            Self::NoRule => "no_rule",
+            Self::NoKeys => "no_keys",
+        }
+    }
+}
+
+/// What verdicts are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The request may go on.
+    Allow,
+    /// It may not.
+    Deny,
+    /// It may not, and no other could: nothing is configured.
+    NoKeys,
+}
+
+impl Outcome {
     /// All of them, in the order of the counters.
     pub const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::NoKeys];
 
@@ -41,151 +117,156 @@ impl Verdict {
     }
 }
 
-/// Compares a token with every key, in a time that tells nothing of which is
-/// near. An empty key opens nothing; a value that isn't a string is no token.
-pub fn judge<'a>(token: Value, keys: impl Iterator<Item = &'a [u8]>) -> Verdict {
-    let token = if let Value::String(token) = token { token } else { &[] };
-    let (mut known, mut matches) = (false, Choice::from(0));
-    for key in keys.filter(|key| !key.is_empty()) {
-        known = true;
-        matches |= key.ct_eq(token);
-    }
-    match (known, bool::from(matches)) {
-        (true, true) => Verdict::Allow,
-        (true, false) => Verdict::Deny,
-        (false, _) => Verdict::NoKeys,
-    }
+/// The rules that hold for all requests: those of `--auth-keys-file`, if any.
+#[derive(Debug, Default)]
+pub struct Policy {
+    file: Option<RuleFile>,
+    warned: AtomicBool,
 }
 
-/// Keys, as they stand between line ends.
-pub type Keys = Arc<[Box<[u8]>]>;
-
-/// Keys in a file, one per line, as a mounted Secret brings them.
-#[derive(Debug)]
-pub struct KeyFile {
-    path: PathBuf,
-    state: Mutex<Known>,
-}
-
-struct Known {
-    keys: Keys,
-    stamp: Stamp,
-    looked: Instant,
-    unreadable: bool,
-}
-
-/// Keys are shown to nobody.
-impl std::fmt::Debug for Known {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} keys", self.keys.len())
-    }
-}
-
-/// What changes when a file does: device, inode, size, time of change.
-type Stamp = (u64, u64, u64, i64, i64);
-
-impl KeyFile {
-    /// Reads the keys for the first time.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let (keys, stamp) = read(path)?;
-        let state = Known { keys, stamp, looked: Instant::now(), unreadable: false };
-        Ok(Self { path: path.into(), state: Mutex::new(state) })
+impl Policy {
+    /// Rules from a file, or none.
+    pub fn new(file: Option<RuleFile>) -> Self {
+        Self { file, warned: AtomicBool::new(false) }
     }
 
-    /// The keys of now: read again if the file has changed. While it can't be
-    /// read, the last ones hold.
-    pub fn keys(&self) -> Keys {
-        let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.looked.elapsed() >= LOOK {
-            known.looked = Instant::now();
-            known.look(&self.path);
+    /// Judges a request by the rules of now and by `keys`, which come with the
+    /// request. `principal` is the peer's authenticated identity; `None` where
+    /// there is none. Says once if nothing is configured.
+    pub fn judge<'a>(
+        &self,
+        token: Token,
+        principal: Option<&[u8]>,
+        keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Verdict {
+        let verdict = match &self.file {
+            Some(file) => judge(token, principal, &file.rules(), keys),
+            None => judge(token, principal, &Rules::default(), keys),
+        };
+        if verdict == Verdict::NoKeys && !self.warned.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "authorization has no key to compare with and denies everything; set auth_key in the handler's params, or --auth-keys-file"
+            );
         }
-        Arc::clone(&known.keys)
+        verdict
     }
 }
 
-impl Known {
-    fn look(&mut self, path: &Path) {
-        let unchanged = |status: Metadata| stamp(&status) == self.stamp;
-        if !self.unreadable && std::fs::metadata(path).is_ok_and(unchanged) {
-            return;
+/// Judges a request by `rules` and by `keys`. The token is compared with every
+/// key, each in a time that depends on nothing but their lengths. An empty key
+/// matches nothing.
+pub fn judge<'a>(
+    token: Token,
+    principal: Option<&[u8]>,
+    rules: &Rules,
+    keys: impl Iterator<Item = &'a [u8]>,
+) -> Verdict {
+    let given = if let Token::Given(token) = token { token } else { &[] };
+    let (mut configured, mut matches) = (rules.has_principals(), Choice::from(0));
+    let mut compare = |key: &[u8]| {
+        if !key.is_empty() {
+            configured = true;
+            matches |= key.ct_eq(given);
         }
-        match read(path) {
-            Ok((keys, stamp)) => {
-                if stamp != self.stamp || self.unreadable {
-                    log::info!("read the keys again path={} keys={}", path.display(), keys.len());
-                }
-                (self.keys, self.stamp, self.unreadable) = (keys, stamp, false);
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.unreadable, true) {
-                    log::warn!(
-                        "cannot read the keys, the last ones hold path={} error={error}",
-                        path.display()
-                    );
-                }
-            }
-        }
+    };
+    rules.keys().for_each(&mut compare);
+    keys.for_each(compare);
+    if matches.into() {
+        return Verdict::Key;
     }
-}
-
-fn stamp(status: &Metadata) -> Stamp {
-    (status.dev(), status.ino(), status.size(), status.ctime(), status.ctime_nsec())
-}
-
-fn read(path: &Path) -> io::Result<(Keys, Stamp)> {
-    let file = File::open(path)?;
-    let stamp = stamp(&file.metadata()?);
-    let mut text = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(io::Error::other("larger than 64 KiB"));
+    if principal.is_some_and(|principal| rules.allow(principal)) {
+        return Verdict::Principal;
     }
-    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    let keys = lines.filter(|line| !line.is_empty()).map(Box::from);
-    Ok((keys.collect(), stamp))
+    match token {
+        _ if !configured => Verdict::NoKeys,
+        Token::Absent | Token::Given([]) => Verdict::NoToken,
+        Token::Given(_) => Verdict::WrongToken,
+        Token::Repeated => Verdict::RepeatedToken,
+        Token::Unsupported => Verdict::NoRule,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SLEEP: &[u8] = b"spiffe://cluster.local/ns/default/sa/sleep";
+
     #[test]
-    fn only_a_string_that_is_a_key_opens() {
+    fn a_token_is_allowed_if_it_is_a_key() {
         let both = [&b"abc"[..], b"def"];
         for (token, keys, verdict) in [
-            (Value::String(b"abc"), &both[..], Verdict::Allow),
-            (Value::String(b"def"), &both, Verdict::Allow),
-            (Value::String(b"ABC"), &both, Verdict::Deny),
-            (Value::String(b"ab"), &both, Verdict::Deny),
-            (Value::String(b"abcd"), &both, Verdict::Deny),
-            (Value::String(b""), &both, Verdict::Deny),
-            (Value::Absent, &both, Verdict::Deny),
-            (Value::Int(1), &[b"1"], Verdict::Deny),
-            (Value::Uri(b"abc"), &both, Verdict::Deny),
-            (Value::String(b""), &[b""], Verdict::NoKeys),
-            (Value::Absent, &[b""], Verdict::NoKeys),
-            (Value::String(b"abc"), &[], Verdict::NoKeys),
-            (Value::String(b"abc"), &[b"", b"abc"], Verdict::Allow),
+            (Token::Given(b"abc"), &both[..], Verdict::Key),
+            (Token::Given(b"def"), &both, Verdict::Key),
+            (Token::Given(b"ABC"), &both, Verdict::WrongToken),
+            (Token::Given(b"ab"), &both, Verdict::WrongToken),
+            (Token::Given(b"abcd"), &both, Verdict::WrongToken),
+            (Token::Given(b"abc,def"), &both, Verdict::WrongToken),
+            (Token::Given(b""), &both, Verdict::NoToken),
+            (Token::Absent, &both, Verdict::NoToken),
+            (Token::Repeated, &both, Verdict::RepeatedToken),
+            (Token::Unsupported, &both, Verdict::NoRule),
+            (Token::Given(b""), &[b""], Verdict::NoKeys),
+            (Token::Absent, &[b""], Verdict::NoKeys),
+            (Token::Unsupported, &[b""], Verdict::NoKeys),
+            (Token::Given(b"abc"), &[], Verdict::NoKeys),
+            (Token::Given(b"abc"), &[b"", b"abc"], Verdict::Key),
         ] {
-            assert_eq!(judge(token, keys.iter().copied()), verdict, "{token:?} {keys:?}");
+            let keys = keys.iter().copied();
+            assert_eq!(judge(token, None, &Rules::default(), keys.clone()), verdict, "{token:?}");
+            // A principal without a rule changes nothing.
+            assert_eq!(judge(token, Some(SLEEP), &Rules::default(), keys), verdict, "{token:?}");
         }
     }
 
     #[test]
-    fn keys_are_lines_and_a_changed_file_is_read_again() {
-        let path = std::env::temp_dir().join(format!("keys-{}", std::process::id()));
-        std::fs::write(&path, "one\r\n\n two \nthree").unwrap();
-        let file = KeyFile::open(&path).unwrap();
-        let texts = |keys: Keys| keys.iter().map(|key| key.escape_ascii().to_string()).collect::<Vec<_>>();
-        assert_eq!(texts(file.keys()), ["one", "two", "three"]);
-        std::fs::write(&path, "four\n").unwrap();
-        let long_ago = Instant::now().checked_sub(LOOK * 2).unwrap();
-        file.state.lock().unwrap().looked = long_ago;
-        assert_eq!(texts(file.keys()), ["four"]);
-        std::fs::remove_file(&path).unwrap();
-        file.state.lock().unwrap().looked = long_ago;
-        assert_eq!(texts(file.keys()), ["four"]);
-        assert!(!format!("{file:?}").contains("four"));
+    fn a_principal_is_allowed_by_a_rule_whatever_the_token() {
+        let rules = Rules::parse(
+            b"abc\nprincipal spiffe://cluster.local/ns/default/sa/sleep\nprincipal spiffe://cluster.local/ns/ops/*",
+        )
+        .unwrap();
+        for token in [Token::Absent, Token::Given(b"wrong"), Token::Repeated, Token::Unsupported] {
+            for (principal, allowed) in [
+                (SLEEP, true),
+                (b"spiffe://cluster.local/ns/default/sa/slee", false),
+                (b"spiffe://cluster.local/ns/default/sa/sleep2", false),
+                (b"SPIFFE://cluster.local/ns/default/sa/sleep", false),
+                (b"spiffe://cluster.local/ns/ops/", true),
+                (b"spiffe://cluster.local/ns/ops/sa/x", true),
+                (b"spiffe://cluster.local/ns/ops", false),
+                (b"spiffe://cluster.local/ns/ops/*", true),
+                (b"spiffe://other/ns/ops/sa/x", false),
+                (b"", false),
+                (b"*", false),
+                (b"abc", false),
+            ] {
+                let verdict = judge(token, Some(principal), &rules, std::iter::empty());
+                assert_eq!(verdict == Verdict::Principal, allowed, "{token:?} {}", principal.escape_ascii());
+                assert_eq!(verdict.outcome() == Outcome::Allow, allowed);
+            }
+            let unauthenticated = judge(token, None, &rules, std::iter::empty());
+            assert_eq!(unauthenticated.outcome(), Outcome::Deny);
+        }
+        assert_eq!(judge(Token::Given(b"abc"), Some(SLEEP), &rules, std::iter::empty()), Verdict::Key);
+        // A rule is not a key.
+        for text in [SLEEP, b"principal spiffe://cluster.local/ns/default/sa/sleep"] {
+            let verdict = judge(Token::Given(text), None, &rules, std::iter::empty());
+            assert_eq!(verdict, Verdict::WrongToken);
+        }
+    }
+
+    #[test]
+    fn the_order_of_verdicts_and_outcomes_is_that_of_their_lists() {
+        for (at, verdict) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict as usize, at);
+        }
+        for (at, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, at);
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        assert_eq!(format!("{:?}", Token::Given(b"s3cr3t")), "Given(6 bytes)");
     }
 }

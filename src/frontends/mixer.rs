@@ -24,7 +24,7 @@ use crate::grpc::messages::Message;
 use crate::histogram::Histogram;
 use crate::journal::{Failure, Journal, Reason};
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
-use crate::policy::KeyFile;
+use crate::policy::Policy;
 use crate::template::Template;
 
 /// A method of this front end.
@@ -53,8 +53,8 @@ pub struct Mixer {
     pub journal: Option<Arc<Journal>>,
     /// What log entries are added to.
     pub histogram: Arc<Histogram>,
-    /// Keys for all handlers, beside their own.
-    pub keys: Option<KeyFile>,
+    /// Rules for all handlers, beside their own keys.
+    pub policy: Arc<Policy>,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// How many sessions were created.

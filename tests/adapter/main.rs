@@ -19,6 +19,7 @@ mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
 mod durability; // what is on disk when it is acknowledged, and at the end
 mod ends; // partial records, and who may append behind which end
+mod ext_authz; // Envoy's authorization checks
 mod faults; // a disk that fails, a process that is killed
 mod figures; // what the README says was measured
 mod floods; // peers that want too much

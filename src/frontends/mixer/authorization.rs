@@ -15,7 +15,7 @@ use crate::pb::google::rpc::Status;
 use crate::pb::istio::mixer::adapter::model::v1beta1::CheckResult;
 use crate::pb::istio::policy::v1beta1::DirectHttpResponse;
 use crate::pb::mygrpcadapter::config::v1::{Denied, Params};
-use crate::policy::{self, Verdict};
+use crate::policy::{Outcome, Token, Verdict};
 use crate::record::{Record, Value};
 
 const PERMISSION_DENIED: i32 = 7;
@@ -65,35 +65,30 @@ impl Mixer {
             _ => PROPERTY,
         };
         let verdict = self.judge(record.lookup(SUBJECT_PROPERTIES, property.as_bytes()), &config);
+        self.counters.judged(verdict.outcome());
         if let Config::Own(params) = &config {
             record.hide(SUBJECT_PROPERTIES, property.as_bytes());
-            record.values[VERDICT] = Value::String(verdict.label().as_bytes());
+            record.values[VERDICT] = Value::String(verdict.outcome().label().as_bytes());
             self.audit(params, &config, &record);
         }
-        Ok(match (verdict, &config) {
-            (Verdict::Allow, Config::Own(params)) => allow(&Terms::of(params)),
-            (Verdict::Allow, Config::Foreign(_)) => allow(&Terms::default()),
+        Ok(match (verdict.outcome(), &config) {
+            (Outcome::Allow, Config::Own(params)) => allow(&Terms::of(params)),
+            (Outcome::Allow, Config::Foreign(_)) => allow(&Terms::default()),
             (_, Config::Own(params)) => deny(params.denied.as_ref()),
             (_, Config::Foreign(_)) => deny(None),
         })
     }
 
-    fn judge(&self, token: Value, config: &Config) -> Verdict {
-        let file = self.keys.as_ref().map(policy::KeyFile::keys);
-        let of_file = file.iter().flat_map(|keys| keys.iter()).map(|key| &**key);
-        let verdict = match config {
-            Config::Foreign(key) => policy::judge(token, of_file.chain([*key])),
+    /// Mixer authenticates nobody to us, so there is no principal.
+    fn judge(&self, value: Value, config: &Config) -> Verdict {
+        let token = token(value);
+        match config {
+            Config::Foreign(key) => self.policy.judge(token, None, std::iter::once(*key)),
             Config::Own(params) => {
-                let own = params.auth_keys.iter().chain([&params.auth_key]).map(String::as_bytes);
-                policy::judge(token, of_file.chain(own))
+                let keys = params.auth_keys.iter().chain([&params.auth_key]).map(String::as_bytes);
+                self.policy.judge(token, None, keys)
             }
-        };
-        if self.counters.judged(verdict) && verdict == Verdict::NoKeys {
-            log::warn!(
-                "authorization has no key to compare with and denies everything; set auth_key in the handler's params, or --auth-keys-file"
-            );
         }
-        verdict
     }
 
     fn audit(&self, params: &Params, config: &Config, record: &Record) {
@@ -113,6 +108,14 @@ impl Mixer {
             errors.add(1);
             self.counters.refused(Cause::Audit);
         }
+    }
+}
+
+/// The token in a property. A value that isn't a string is none.
+pub fn token(value: Value) -> Token {
+    match value {
+        Value::String(text) => Token::Given(text),
+        _ => Token::Absent,
     }
 }
 
@@ -154,6 +157,20 @@ fn direct_response(denied: &Denied) -> Detail {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_string_is_a_token() {
+        for (value, expected) in [
+            (Value::String(b"abc"), Token::Given(b"abc")),
+            (Value::String(b""), Token::Given(b"")),
+            (Value::Absent, Token::Absent),
+            (Value::Int(1), Token::Absent),
+            (Value::Uri(b"abc"), Token::Absent),
+            (Value::Dns(b"abc"), Token::Absent),
+        ] {
+            assert_eq!(token(value), expected, "{value:?}");
+        }
+    }
 
     #[test]
     fn an_allow_is_never_one_that_mixer_would_take_for_none() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::report::Cause;
 use super::templates::REPORTS;
 use crate::metrics::{Counter, Export, Family, Page};
-use crate::policy::Verdict;
+use crate::policy::Outcome;
 use crate::template::Template;
 
 /// The numbers of all handlers.
@@ -13,7 +13,7 @@ use crate::template::Template;
 pub struct Counters {
     instances: Family<{ REPORTS.len() }>,
     refusals: Family<{ Cause::ALL.len() }>,
-    verdicts: Family<{ Verdict::ALL.len() }>,
+    verdicts: Family<{ Outcome::ALL.len() }>,
     /// Records of verdicts that were not written.
     pub audit_errors: Arc<Counter>,
 }
@@ -37,7 +37,7 @@ impl Default for Counters {
                 "mygrpcadapter_verdicts_total",
                 "Authorizations judged.",
                 "outcome",
-                Verdict::ALL.map(Verdict::label),
+                Outcome::ALL.map(Outcome::label),
             ),
             audit_errors: Arc::default(),
         }
@@ -58,11 +58,9 @@ impl Counters {
         self.refusals.at(cause as usize).add(1);
     }
 
-    /// Counts a verdict, and says whether it is the first of its kind.
-    pub fn judged(&self, verdict: Verdict) -> bool {
-        let counter = self.verdicts.at(verdict as usize);
-        counter.add(1);
-        counter.get() == 1
+    /// Counts a verdict.
+    pub fn judged(&self, outcome: Outcome) {
+        self.verdicts.at(outcome as usize).add(1);
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Malformed {
         /// The field's number.
         field: i32,
     },
-    /// A map, or the maps of one instance, with more entries than are taken.
+    /// More map entries than are taken of one instance, or of one check.
     Entries,
 }
 
@@ -33,7 +33,7 @@ impl std::fmt::Display for Malformed {
             Self::Tag => f.write_str("a field number is out of range"),
             Self::WireType => f.write_str("a wire type is illegal where it stands"),
             Self::Mismatch { field } => write!(f, "field {field} has the wrong wire type"),
-            Self::Entries => write!(f, "an instance has more than {} map entries", super::walk::MAX_ENTRIES),
+            Self::Entries => write!(f, "more than {} map entries", super::walk::MAX_ENTRIES),
         }
     }
 }

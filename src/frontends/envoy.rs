@@ -1,0 +1,3 @@
+//! Envoy's front end: its services, from a request's bytes to an answer.
+
+pub mod ext_authz;

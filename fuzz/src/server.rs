@@ -13,6 +13,7 @@ use mygrpcadapter::grpc::health::Health;
 use mygrpcadapter::grpc::{Dispatcher, SERVICES, Services};
 use mygrpcadapter::histogram::{self, Histogram};
 use mygrpcadapter::journal::{self, Fsync, Journal};
+use mygrpcadapter::policy::Policy;
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
 use mygrpcadapter::volume::Volume;
@@ -60,7 +61,7 @@ impl Server {
         let mixer = Arc::new(Mixer {
             journal: Some(Arc::new(journal)),
             histogram: Arc::new(Histogram::new(settings)),
-            keys: None,
+            policy: Arc::new(Policy::new(None)),
             counters: Arc::default(),
             sessions: AtomicU64::new(0),
         });

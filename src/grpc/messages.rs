@@ -125,6 +125,10 @@ where
             }
         }
         let length = length(&self.start.split_to(HEAD), most)?;
+        if length > self.start.len() {
+            // While it waits, it is not to keep the buffer that others came in, too.
+            self.start = Bytes::copy_from_slice(&self.start);
+        }
         let mut patience = self.patience;
         permit.reserve(length, &mut patience).await?;
         self.alarm = None;

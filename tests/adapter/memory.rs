@@ -17,12 +17,14 @@ const EDGE: &str = "/edge.HandleEdgeService/HandleEdge";
 const TRACESPAN: &str = "/tracespan.HandleTraceSpanService/HandleTraceSpan";
 
 const MIB: usize = 1 << 20;
+/// What code that is not optimized takes on top; the bounds are those of a release.
+const DEBUG: usize = if cfg!(debug_assertions) { 8 * MIB } else { 0 };
 /// What the adapter needs with its default flags, whatever comes.
-const BOUND: usize = 24 * MIB;
+const BOUND: usize = 24 * MIB + DEBUG;
 /// What it needs for one report after the other.
-const SMALLEST: usize = 16 * MIB;
+const SMALLEST: usize = 16 * MIB + DEBUG;
 /// What it may keep of a load, in KiB, once that is over.
-const KEPT: usize = 1024;
+const KEPT: usize = if cfg!(debug_assertions) { 2048 } else { 1024 };
 
 /// An adapter in a container of so many bytes.
 struct Contained {

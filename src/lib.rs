@@ -15,6 +15,7 @@
 //! | [`sink`], [`volume`] | text to a file, and the word back that it is there |
 //! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |
 //! | [`health`], [`shutdown`] | whether we serve, and how we stop |
+//! | [`logging`], [`quoted`] | log lines, and foreign bytes in text |
 //! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`app`] | the command line, and all of it put together |
 //!
@@ -29,10 +30,12 @@ pub mod cli;
 pub mod frontends;
 pub mod health;
 pub mod histogram;
+pub mod logging;
 pub mod metrics;
 pub mod pb;
 pub mod policy;
 pub mod process;
+pub mod quoted;
 pub mod reply;
 pub mod server;
 pub mod service;

@@ -27,6 +27,7 @@ mod health; // grpc.health.v1 and InfrastructureBackend
 mod json; // JSON Lines
 mod limits; // requests that are too much, or not requests
 mod logentry; // log entries and their histogram
+mod logging; // stderr, read or not
 mod metrics; // the second port
 mod paths; // where files may be, and where not
 mod process; // the command line, exit codes, addresses

@@ -34,6 +34,7 @@ mod process; // the command line, exit codes, addresses
 mod properties; // what must hold for any bytes
 mod retention; // rotation, and files of several writers
 mod shutdown; // signals, draining, and what is acknowledged
+mod signals; // each signal, in each mode
 mod templates; // the other report templates
 mod tools; // cat, tail, probe
 mod volume; // what is opened, deleted and counted in a volume, and how it is made

@@ -29,7 +29,7 @@ LABEL org.opencontainers.image.title="mygrpcadapter" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.source="$SOURCE"
-# One layer: the binary, cat and tail as links to it, the licences, /volume.
+# One layer: the binary, links to it in /bin, the licences, /volume.
 COPY --from=build /root-of-image/ /
 ENV PATH=/bin
 USER 65532:65532

@@ -30,6 +30,7 @@ mod logentry; // log entries and their histogram
 mod logging; // stderr, read or not
 mod metrics; // the second port
 mod paths; // where files may be, and where not
+mod probes; // the second port under load
 mod process; // the command line, exit codes, addresses
 mod properties; // what must hold for any bytes
 mod retention; // rotation, and files of several writers

@@ -25,6 +25,7 @@ mod floods; // peers that want too much
 mod handover; // old connections and old processes give way to new ones
 mod health; // grpc.health.v1 and InfrastructureBackend
 mod json; // JSON Lines
+mod latencies; // what is no latency
 mod limits; // requests that are too much, or not requests
 mod logentry; // log entries and their histogram
 mod logging; // stderr, read or not

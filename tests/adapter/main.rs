@@ -17,6 +17,7 @@ mod support;
 mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
+mod denials; // params of a denial that can't be used
 mod ends; // partial records, and who may append behind which end
 mod ext_authz; // Envoy's authorization checks
 mod faults; // a disk that fails, a process that is killed

@@ -7,11 +7,11 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use env_filter::Filter;
-use log::{LevelFilter, Log, Metadata, Record};
+use env_logger::Target;
+use log::{Level, LevelFilter};
 
 use crate::quoted::one_line;
 use crate::render::go;
@@ -27,26 +27,24 @@ const RETRY: Duration = Duration::from_millis(10);
 /// What is shown unless `RUST_LOG` says otherwise.
 const DEFAULT: LevelFilter = LevelFilter::Info;
 
-static LOGGER: Logger =
-    Logger { filter: OnceLock::new(), queue: Mutex::new(Queue::new()), changed: Condvar::new() };
+static LOG: Pending = Pending { queue: Mutex::new(Queue::new()), changed: Condvar::new() };
 
 /// Starts the thread that writes, and sends all log lines its way. `RUST_LOG`
 /// says what is shown. An error if the system gives no thread.
 pub fn start() -> io::Result<()> {
     let wanted = std::env::var("RUST_LOG").unwrap_or_default();
-    let mut builder = env_filter::Builder::new();
-    // A variable that is set to nothing, or to nonsense, is as good as none.
-    let parsed = builder.try_parse(&wanted).map(drop);
-    if parsed.is_err() || wanted.is_empty() {
-        builder = env_filter::Builder::new();
-        builder.filter_level(DEFAULT);
-    }
-    let filter = builder.build();
-    log::set_max_level(filter.filter());
-    let _ = LOGGER.filter.set(filter);
-    std::thread::Builder::new().name("log".into()).spawn(|| LOGGER.write())?;
-    let _ = log::set_logger(&LOGGER);
-    if let Err(error) = parsed {
+    // env_logger would print its complaint to stderr itself, and wait for that.
+    let invalid = env_filter::Builder::new().try_parse(&wanted).err();
+    let mut builder = env_logger::Builder::new();
+    match &invalid {
+        None if !wanted.is_empty() => builder.parse_filters(&wanted),
+        _ => builder.filter_level(DEFAULT),
+    };
+    builder.format(|out, record| out.write_all(&formatted(record.level(), record.args())));
+    builder.target(Target::Pipe(Box::new(ToQueue)));
+    std::thread::Builder::new().name("log".into()).spawn(|| LOG.write())?;
+    let _ = builder.try_init();
+    if let Some(error) = invalid {
         log::warn!("cannot read RUST_LOG, showing {DEFAULT} and above error={error}");
     }
     Ok(())
@@ -54,18 +52,18 @@ pub fn start() -> io::Result<()> {
 
 /// Prints a line that is no log line, whatever `RUST_LOG` says.
 pub fn say(text: impl Display) {
-    LOGGER.push(format!("{}\n", cut(one_line(&text.to_string()).as_ref())).as_bytes());
+    LOG.push(format!("{}\n", cut(one_line(&text.to_string()).as_ref())).as_bytes());
 }
 
 /// Waits until the last line is written, or half a second.
 pub fn finish() {
     let waiting = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
-    let _ = LOGGER.changed.wait_timeout_while(LOGGER.lock(), LAST_LINES, waiting);
+    let _ = LOG.changed.wait_timeout_while(LOG.lock(), LAST_LINES, waiting);
 }
 
 /// How many lines were dropped since the start.
 pub fn dropped() -> u64 {
-    LOGGER.lock().dropped_ever
+    LOG.lock().dropped_ever
 }
 
 /// Lines that wait to be written.
@@ -105,21 +103,21 @@ impl Queue {
         let told = std::mem::take(&mut self.dropped);
         if told > 0 {
             let notice = format!("log lines were dropped, stderr did not take them count={told}");
-            batch.extend(formatted("warn", &notice));
+            batch.extend(formatted(Level::Warn, notice));
         }
         told
     }
 }
 
+/// The queue, and whoever waits for a change of it.
 #[derive(Debug)]
-struct Logger {
-    filter: OnceLock<Filter>,
+struct Pending {
     queue: Mutex<Queue>,
     /// There are lines to write, or they have been written.
     changed: Condvar,
 }
 
-impl Logger {
+impl Pending {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,28 +150,26 @@ impl Logger {
     }
 }
 
-impl Log for Logger {
-    fn enabled(&self, metadata: &Metadata) -> bool {
-        self.filter.get().is_some_and(|filter| filter.enabled(metadata))
+/// Where env_logger writes: one line at a time.
+struct ToQueue;
+
+impl Write for ToQueue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        LOG.push(line);
+        Ok(line.len())
     }
 
-    fn log(&self, record: &Record) {
-        if self.filter.get().is_some_and(|filter| filter.matches(record)) {
-            let level = record.level().as_str().to_ascii_lowercase();
-            self.push(&formatted(&level, &record.args().to_string()));
-        }
-    }
-
-    fn flush(&self) {
-        finish();
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// Time, level and text, in one line whatever is in the text.
-fn formatted(level: &str, text: &str) -> Vec<u8> {
+fn formatted(level: Level, text: impl Display) -> Vec<u8> {
     let mut line = Vec::with_capacity(128);
     go::now(&mut line);
-    let _ = writeln!(line, " {level} {}", cut(one_line(text).as_ref()));
+    let (level, text) = (level.as_str().to_ascii_lowercase(), text.to_string());
+    let _ = writeln!(line, " {level} {}", cut(one_line(&text).as_ref()));
     line
 }
 
@@ -247,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_and_has_no_other_end_than_its_own() {
-        let line = String::from_utf8(formatted("info", &format!("a\n{}", "é".repeat(5_000)))).unwrap();
+        let line = String::from_utf8(formatted(Level::Info, format!("a\n{}", "é".repeat(5_000)))).unwrap();
         assert!(line.contains(" info a\\né") && line.len() < MAX_TEXT + 64, "{line}");
         assert_eq!((line.matches('\n').count(), line.ends_with('\n')), (1, true));
     }

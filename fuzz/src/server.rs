@@ -11,6 +11,7 @@ use mygrpcadapter::frontends::mixer::{Mixer, SERVICES};
 use mygrpcadapter::health::Health;
 use mygrpcadapter::histogram::{self, Histogram};
 use mygrpcadapter::journal::{self, Fsync, Journal};
+use mygrpcadapter::policy::Policy;
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
 use mygrpcadapter::service::calls::Calls;
@@ -60,7 +61,7 @@ impl Server {
         let mixer = Arc::new(Mixer {
             journal: Some(Arc::new(journal)),
             histogram: Arc::new(Histogram::new(settings)),
-            keys: None,
+            policy: Arc::new(Policy::new(None)),
             counters: Arc::default(),
             sessions: AtomicU64::new(0),
         });

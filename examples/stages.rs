@@ -12,6 +12,7 @@
 //! directories that files are written in. A file is emptied before each run, so
 //! that a disk's figures are those of its file system, not of the device.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::fs::File;
@@ -19,20 +20,19 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::task::{Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates;
 use mygrpcadapter::frontends::mixer::walk;
+use mygrpcadapter::journal::{self, Destination, Fsync, Journal, Pending, Tally};
+use mygrpcadapter::metrics::Counter;
 use mygrpcadapter::render::Format;
-use mygrpcadapter::sink::counters::Counters;
-use mygrpcadapter::sink::{Fsync, Settings, Sink};
 use mygrpcadapter::template::Template;
 use mygrpcadapter::volume::log_file::LogFile;
 use mygrpcadapter::volume::retention::Retention;
 use mygrpcadapter::volume::{FilePath, Volume};
+use tokio::runtime::Runtime;
 
 /// That of the program.
 #[global_allocator]
@@ -117,7 +117,7 @@ impl Body {
             for (dir, at_once) in dirs.iter().flat_map(|dir| AT_ONCE.map(|at_once| (dir, at_once))) {
                 let name = |what| format!("{what}-{at_once}-{}", dir.name);
                 stages.push(stage(name("append"), at_once, text.len(), dir.appends(&text, at_once)?));
-                stages.push(stage(name("sink"), at_once, text.len(), dir.sinks(&text, at_once)?));
+                stages.push(stage(name("journal"), at_once, text.len(), dir.journals(&text, at_once)?));
             }
         }
         Ok(stages)
@@ -231,21 +231,33 @@ fn time(rounds: usize, each: Duration, dirs: &[Dir], bodies: &[Body]) -> io::Res
     Ok(())
 }
 
-/// A directory to write in, with a sink of its own.
+/// A directory to write in, with a journal of its own.
 struct Dir {
     name: &'static str,
     volume: Volume,
-    sink: Sink<()>,
+    journal: Arc<Journal>,
+    counter: Arc<Counter>,
+    runtime: Runtime,
 }
 
 impl Dir {
     fn open(name: &'static str, dir: &str) -> io::Result<Self> {
         let volume = Volume::open(Path::new(dir))?;
         // As the program has them.
-        let (retention, stall) = (Retention::default(), Duration::from_secs(5));
-        let settings = Settings { fsync: Fsync::Never, retention, capacity: 256 * 1024, stall };
-        let sink = Sink::start(volume.clone(), settings, Arc::new(Counters::default()))?;
-        Ok(Self { name, volume, sink })
+        let settings = journal::Settings {
+            default_file: volume.resolve(b"out.txt").map_err(because)?,
+            format: Format::Text,
+            fsync: Fsync::Never,
+            retention: Retention::default(),
+            capacity: 256 * 1024,
+            queue_timeout: Duration::from_secs(2),
+            stall: Duration::from_secs(5),
+        };
+        let journal = Arc::new(Journal::start(volume.clone(), settings)?);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let delivering = Arc::clone(&journal);
+        runtime.spawn(async move { delivering.deliver(|_| {}).await });
+        Ok(Self { name, volume, journal, counter: Arc::default(), runtime })
     }
 
     fn file(&self, name: &str) -> io::Result<FilePath> {
@@ -269,63 +281,50 @@ impl Dir {
     }
 
     /// From the first append to the last outcome, there and back between two threads.
-    fn sinks(&self, text: &[u8], at_once: usize) -> io::Result<Run<'_>> {
-        let (path, text) = (self.file("sink.txt")?, text.to_vec());
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    fn journals(&self, text: &[u8], at_once: usize) -> io::Result<Run<'_>> {
+        let (path, text) = (self.file("journal.txt")?, text.to_vec());
+        let to = self.journal.destination(b"journal.txt", None).map_err(because)?;
         // Makes the file.
-        self.send(&path, &text, 1, &waker)?;
+        self.runtime.block_on(self.send(&to, &text, 1))?;
         Ok(Box::new(move |count| {
             empty(&self.volume.full_path(&path))?;
             let start = Instant::now();
-            for _ in 0..count {
-                self.send(&path, &text, at_once, &waker)?;
-            }
-            Ok(start.elapsed())
+            self.runtime.block_on(async {
+                for _ in 0..count {
+                    self.send(&to, &text, at_once).await?;
+                }
+                Ok(start.elapsed())
+            })
         }))
     }
 
     /// Adds requests as the program does, and waits for their outcomes.
-    fn send(&self, path: &FilePath, text: &[u8], requests: usize, waker: &Waker) -> io::Result<()> {
-        let mut waiting = 0;
+    async fn send(&self, to: &Destination, text: &[u8], requests: usize) -> io::Result<()> {
+        let mut pending = VecDeque::new();
         for _ in 0..requests {
-            while !self.sink.has_room() {
-                waiting -= self.turn(waker)?;
+            while !self.journal.has_room(text.len()) {
+                written(&mut pending).await?;
             }
             let render = |out: &mut Vec<u8>| {
                 out.extend_from_slice(black_box(text));
                 Ok::<_, Infallible>(())
             };
-            self.sink.append(path, Format::Text, (), render).map_err(because)?;
-            waiting += 1;
+            let room = self.journal.room(text.len()).await.map_err(|failure| because(failure.text))?;
+            let tally = Tally { counter: Arc::clone(&self.counter), count: 1 };
+            pending.push_back(self.journal.append(room, to, tally, render).map_err(because)?);
         }
-        while waiting > 0 {
-            waiting -= self.turn(waker)?;
+        while !pending.is_empty() {
+            written(&mut pending).await?;
         }
         Ok(())
     }
-
-    /// How many outcomes there are; waits for a sign of the writer if none.
-    fn turn(&self, waker: &Waker) -> io::Result<usize> {
-        let done = self.sink.turn(waker).done;
-        if done.is_empty() {
-            thread::park();
-        }
-        for (_, outcome) in &done {
-            outcome.as_ref().map_err(|failure| because(&failure.text))?;
-        }
-        Ok(done.len())
-    }
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.unpark();
+/// Waits for the outcome of the first request of those that wait.
+async fn written(pending: &mut VecDeque<Pending<'_>>) -> io::Result<()> {
+    match pending.pop_front() {
+        Some(first) => first.written().await.map_err(|failure| because(failure.text)),
+        None => Ok(()),
     }
 }
 

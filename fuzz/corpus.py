@@ -54,8 +54,8 @@ def main(captures: pathlib.Path, corpus: pathlib.Path) -> None:
         if kind in REPORTS and len(message) < 1 << 16:
             choice = REPORTS.index(kind)
             one = struct.pack("<BH", choice, len(message)) + message
-            seed("sink", one)
-            seed("sink", one + struct.pack("<BH", choice + 5 | 0x80, len(message)) + message + one)
+            seed("journal", one)
+            seed("journal", one + struct.pack("<BH", choice + 5 | 0x80, len(message)) + message + one)
 
     for path in sorted(captures.rglob("*.expected")):
         text = path.read_bytes()

@@ -14,6 +14,7 @@ use crate::cli::Args;
 use crate::frontends::mixer::{self, Mixer};
 use crate::health::{self, Health, Service};
 use crate::histogram::{self, Histogram};
+use crate::journal::{self, Journal, Unfinished};
 use crate::metrics::{Export, Registry};
 use crate::policy::{Policy, RuleFile};
 use crate::process::Process;
@@ -21,11 +22,8 @@ use crate::server::{self, Connections, Limits};
 use crate::service::calls::Calls;
 use crate::service::{Adapter, Services};
 use crate::shutdown::{self, Signals};
-use crate::sink::counters::Counters;
-use crate::sink::{Left, Settings, Sink};
-use crate::store::Store;
-use crate::volume::Volume;
 use crate::volume::retention::Retention;
+use crate::volume::{FilePath, Volume};
 
 /// Bytes that wait for the writer before requests have to wait themselves.
 const QUEUE_BYTES: usize = 256 * 1024;
@@ -109,9 +107,9 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         })?),
         None => None,
     };
-    let store = match args.volume.as_os_str().to_str() {
+    let journal = match args.volume.as_os_str().to_str() {
         Some("none") => None,
-        _ => Some(Arc::new(open_store(args)?)),
+        _ => Some(Arc::new(open_journal(args)?)),
     };
     let listener = listen(args.port, args.reuse_port)?;
     let admin = args.metrics_port.map(|port| listen(port, args.reuse_port)).transpose()?;
@@ -122,11 +120,11 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
     }));
     let (counters, sessions) = (Arc::default(), AtomicU64::new(0));
     let policy = Arc::new(Policy::new(keys));
-    let mixer = Arc::new(Mixer { store, histogram, policy, counters, sessions });
+    let mixer = Arc::new(Mixer { journal, histogram, policy, counters, sessions });
     Ok(Bound { listener, admin, mixer, signals })
 }
 
-fn open_store(args: &Args) -> Result<Store, StartError> {
+fn open_journal(args: &Args) -> Result<Journal, StartError> {
     let volume = Volume::open(&args.volume).map_err(|error| {
         StartError::Volume(format!(
             "cannot write in the volume {}: {error}; {}",
@@ -136,10 +134,8 @@ fn open_store(args: &Args) -> Result<Store, StartError> {
     })?;
     let default_file = volume.resolve(args.default_file.as_bytes());
     let default_file = default_file.map_err(|rule| StartError::Usage(format!("--default-file: {rule}")))?;
-    let counters = Arc::new(Counters::default());
-    let sink = Sink::start(volume.clone(), settings(args), Arc::clone(&counters))
-        .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))?;
-    Ok(Store::new(sink, volume, default_file, args.format, args.queue_timeout, counters))
+    Journal::start(volume, settings(args, default_file))
+        .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))
 }
 
 /// What to do about a volume that can't be written in.
@@ -151,14 +147,22 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-fn settings(args: &Args) -> Settings {
+fn settings(args: &Args, default_file: FilePath) -> journal::Settings {
     let retention = Retention {
         rotate_size: args.rotate_size,
         rotate_age: args.rotate_age,
         rotate_keep: args.rotate_keep,
         max_volume_bytes: args.max_volume_bytes,
     };
-    Settings { fsync: args.fsync, retention, capacity: QUEUE_BYTES, stall: STALL }
+    journal::Settings {
+        default_file,
+        format: args.format,
+        fsync: args.fsync,
+        retention,
+        capacity: QUEUE_BYTES,
+        queue_timeout: args.queue_timeout,
+        stall: STALL,
+    }
 }
 
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
@@ -199,16 +203,16 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
 /// Everything that has numbers to show, in the order of the page.
 fn registry(services: &Services, open: &Arc<Connections>) -> Registry {
     let mixer = &services.mixer;
-    let store: Arc<dyn Export> = match &mixer.store {
-        Some(store) => Arc::clone(store) as _,
-        None => Arc::new(Counters::default()),
+    let journal: Arc<dyn Export> = match &mixer.journal {
+        Some(journal) => Arc::clone(journal) as _,
+        None => Arc::new(journal::Counters::default()),
     };
     let mut registry = Registry::default();
     registry.add(Arc::clone(&services.calls) as _);
     registry.add(Arc::clone(&services.admission) as _);
     registry.add(Arc::clone(open) as _);
     registry.add(Arc::clone(&mixer.counters) as _);
-    registry.add(store);
+    registry.add(journal);
     registry.add(Arc::new(services.health.clone()));
     registry.add(Arc::new(Process::starting()));
     registry.add(Arc::clone(&mixer.histogram) as _);
@@ -218,8 +222,8 @@ fn registry(services: &Services, open: &Arc<Connections>) -> Registry {
 fn start_delivering(mixer: &Arc<Mixer>, health: &Health) {
     let (mixer, health) = (Arc::clone(mixer), health.clone());
     tokio::spawn(async move {
-        if let Some(store) = &mixer.store {
-            store.deliver(&health, STALL).await;
+        if let Some(journal) = &mixer.journal {
+            journal.deliver(|is_accepting| health.set_reports(is_accepting)).await;
         }
     });
 }
@@ -239,11 +243,14 @@ fn say_where(listener: &TcpListener, admin: Option<&TcpListener>) {
 /// Writes what is queued and puts it on disk.
 fn finish(mixer: &Mixer, drain_timeout: Duration) -> ExitCode {
     let deadline = Instant::now() + drain_timeout.max(Duration::from_millis(500));
-    let left = mixer.store.as_ref().map_or_else(Left::default, |store| store.sink.close(deadline));
+    let left = mixer.journal.as_ref().map_or_else(Unfinished::default, |journal| journal.close(deadline));
     if left.bytes > 0 {
         log::error!("the volume did not take what was queued, unacknowledged bytes={}", left.bytes);
     }
-    if left.bytes > 0 || left.files > 0 {
+    if left.files > 0 {
+        log::error!("acknowledged reports may not be on disk files={}", left.files);
+    }
+    if left != Unfinished::default() {
         return ExitCode::from(74);
     }
     log::info!("stopped");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::journal::Fsync;
 use crate::render::Format;
-use crate::sink::Fsync;
 
 /// `--version`: version and revision.
 pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");

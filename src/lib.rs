@@ -11,8 +11,8 @@
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
 //! | [`histogram`], [`policy`] | records to a latency, tokens to a verdict |
-//! | [`store`] | who waits for a record to be written |
-//! | [`sink`], [`volume`] | text to a file, and the word back that it is there |
+//! | [`journal`] | text to the batch of a file, and the word back that it is written |
+//! | [`volume`] | batches to files |
 //! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |
 //! | [`health`], [`shutdown`] | whether we serve, and how we stop |
 //! | [`logging`], [`quoted`] | log lines, and foreign bytes in text |
@@ -30,6 +30,7 @@ pub mod cli;
 pub mod frontends;
 pub mod health;
 pub mod histogram;
+pub mod journal;
 pub mod logging;
 pub mod metrics;
 pub mod pb;
@@ -40,8 +41,6 @@ pub mod reply;
 pub mod server;
 pub mod service;
 pub mod shutdown;
-pub mod sink;
-pub mod store;
 pub mod tools;
 pub mod volume;
 

@@ -65,7 +65,7 @@ pub struct Family<const N: usize> {
     about: Description,
     label: &'static str,
     values: [&'static str; N],
-    counters: [Counter; N],
+    counters: [Arc<Counter>; N],
 }
 
 impl<const N: usize> Family<N> {
@@ -77,11 +77,11 @@ impl<const N: usize> Family<N> {
         values: [&'static str; N],
     ) -> Self {
         let about = Description { name, kind: "counter", help };
-        Self { about, label, values, counters: [const { Counter(AtomicU64::new(0)) }; N] }
+        Self { about, label, values, counters: std::array::from_fn(|_| Arc::default()) }
     }
 
     /// The counter of the value at this index.
-    pub fn at(&self, index: usize) -> &Counter {
+    pub fn at(&self, index: usize) -> &Arc<Counter> {
         &self.counters[index]
     }
 

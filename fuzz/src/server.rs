@@ -10,13 +10,12 @@ use mygrpcadapter::admission::Admission;
 use mygrpcadapter::frontends::mixer::{Mixer, SERVICES};
 use mygrpcadapter::health::Health;
 use mygrpcadapter::histogram::{self, Histogram};
+use mygrpcadapter::journal::{self, Fsync, Journal};
+use mygrpcadapter::policy::Policy;
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
 use mygrpcadapter::service::calls::Calls;
 use mygrpcadapter::service::{Adapter, Services};
-use mygrpcadapter::sink::counters::Counters;
-use mygrpcadapter::sink::{Fsync, Settings, Sink};
-use mygrpcadapter::store::Store;
 use mygrpcadapter::volume::Volume;
 use mygrpcadapter::volume::retention::Retention;
 use tokio::runtime::Runtime;
@@ -46,18 +45,23 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let dir = scratch(name);
         let volume = Volume::open(&dir).expect("a volume");
-        let counters = Arc::new(Counters::default());
         let retention = Retention { rotate_size: Some(64 * 1024), rotate_keep: 2, ..Retention::default() };
-        let settings = Settings { fsync: Fsync::Never, retention, capacity: 4 << 20, stall: STALL };
-        let sink = Sink::start(volume.clone(), settings, Arc::clone(&counters)).expect("a writer");
-        let default_file = volume.resolve(b"out.txt").expect("a path");
         let patience = Duration::from_secs(2);
-        let store = Store::new(sink, volume, default_file, Format::Text, patience, counters);
+        let settings = journal::Settings {
+            default_file: volume.resolve(b"out.txt").expect("a path"),
+            format: Format::Text,
+            fsync: Fsync::Never,
+            retention,
+            capacity: 4 << 20,
+            queue_timeout: patience,
+            stall: STALL,
+        };
+        let journal = Journal::start(volume, settings).expect("a writer");
         let settings = histogram::Settings { buckets: vec![0.1, 1.0], max_series: 100, keep_query: false };
         let mixer = Arc::new(Mixer {
-            store: Some(Arc::new(store)),
+            journal: Some(Arc::new(journal)),
             histogram: Arc::new(Histogram::new(settings)),
-            keys: None,
+            policy: Arc::new(Policy::new(None)),
             counters: Arc::default(),
             sessions: AtomicU64::new(0),
         });
@@ -72,8 +76,8 @@ impl Server {
         let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
         let states = health.states();
         runtime.spawn(async move {
-            if let Some(store) = &mixer.store {
-                store.deliver(&health, STALL).await;
+            if let Some(journal) = &mixer.journal {
+                journal.deliver(|is_accepting| health.set_reports(is_accepting)).await;
             }
         });
         runtime.spawn(async move {

@@ -24,9 +24,9 @@ use self::report::Refusal;
 use crate::admission::Share;
 use crate::health::Service;
 use crate::histogram::Histogram;
+use crate::journal::{Failure, Journal, Reason};
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
 use crate::policy::Policy;
-use crate::store::Store;
 use crate::template::Template;
 
 /// A method of this front end.
@@ -110,13 +110,19 @@ impl Message {
             self.bytes = Bytes::copy_from_slice(&self.bytes);
         }
     }
+
+    /// Refuses what nobody waits for any more.
+    fn check_deadline(&self) -> Result<(), Refusal> {
+        let is_over = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if is_over { Err(Refusal::Deadline) } else { Ok(()) }
+    }
 }
 
 /// What requests need to be answered.
 #[derive(Debug)]
 pub struct Mixer {
     /// Where records go, unless there is no volume.
-    pub store: Option<Arc<Store>>,
+    pub journal: Option<Arc<Journal>>,
     /// What log entries are added to.
     pub histogram: Arc<Histogram>,
     /// Rules for all handlers, beside their own keys.
@@ -131,14 +137,19 @@ impl Mixer {
     /// Answers one request.
     pub async fn call(&self, method: Method, message: Message) -> Result<Bytes, Status> {
         match method {
-            Method::Report(template) => self.report(template, false, message).await,
-            Method::LogEntry => self.report(&templates::LOGENTRY, true, message).await,
+            Method::Report(template) => {
+                self.report(template, false, message).await.map_err(|refusal| self.refuse(refusal))
+            }
+            Method::LogEntry => {
+                let answer = self.report(&templates::LOGENTRY, true, message).await;
+                answer.map_err(|refusal| self.refuse(refusal))
+            }
             Method::Authorize => self.authorize(&message.bytes).map_err(|refusal| self.refuse(refusal)),
             Method::CheckNothing => Ok(authorization::allow(&authorization::Terms::default())),
             Method::Validate => {
                 let request = ValidateRequest::decode(message.bytes);
                 let request = request.map_err(|error| Status::invalid_argument(error.to_string()))?;
-                let volume = self.store.as_ref().map(|store| &store.volume);
+                let volume = self.journal.as_ref().map(|journal| journal.volume());
                 let response = backend::validate(&request, volume);
                 if response.status.as_ref().is_some_and(|status| status.code != 0) {
                     self.counters.refused(report::Cause::Config);
@@ -157,7 +168,9 @@ impl Mixer {
     /// of these the same, that it can't connect; the text is for whoever calls
     /// by hand, and for Validate.
     fn refuse(&self, refusal: Refusal) -> Status {
-        self.counters.refused(refusal.cause());
+        if let Some(cause) = refusal.cause() {
+            self.counters.refused(cause);
+        }
         match refusal {
             Refusal::Malformed(reason) => {
                 Status::invalid_argument(format!("not a request of this template: {reason}"))
@@ -172,12 +185,25 @@ impl Mixer {
                 "the request becomes more than {} bytes; send fewer instances",
                 report::MAX_RENDERED
             )),
-            Refusal::Queue => {
-                Status::resource_exhausted("the queue to the volume is full; it is slow or stalled")
-            }
+            Refusal::Queue(failure) | Refusal::NotWritten(failure) => status(&failure),
             Refusal::Deadline => {
                 Status::deadline_exceeded("the caller's timeout has passed; nothing was written")
             }
+        }
+    }
+}
+
+/// What a caller is told of a record that is not written.
+fn status(failure: &Failure) -> Status {
+    let text = &*failure.text;
+    match failure.reason {
+        Reason::Path => Status::invalid_argument(text),
+        Reason::Full | Reason::Limit | Reason::Descriptors | Reason::Queue => {
+            Status::resource_exhausted(text)
+        }
+        Reason::Denied => Status::failed_precondition(text),
+        Reason::ReadOnly | Reason::Gone | Reason::Stalled | Reason::Io | Reason::Closing => {
+            Status::unavailable(text)
         }
     }
 }

@@ -18,6 +18,7 @@ mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
 mod denials; // params of a denial that can't be used
+mod durability; // what is on disk when it is acknowledged, and at the end
 mod ends; // partial records, and who may append behind which end
 mod ext_authz; // Envoy's authorization checks
 mod faults; // a disk that fails, a process that is killed
@@ -35,6 +36,7 @@ mod paths; // where files may be, and where not
 mod probes; // the second port under load
 mod process; // the command line, exit codes, addresses
 mod properties; // what must hold for any bytes
+mod recovery; // what health says of a volume, and when it is over
 mod retention; // rotation, and files of several writers
 mod shutdown; // signals, draining, and what is acknowledged
 mod signals; // each signal, in each mode

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use mygrpcadapter::pb::grpc::health::v1::health_check_response::ServingStatus;
 use rustix::process::Signal;
 
-use crate::health::check;
+use crate::health::{check, next, watch};
 use crate::support::client::framed;
 use crate::support::message::{METRIC, Shape, assert_each_once};
 use crate::support::namespace::{Frozen, Namespace, skip};
-use crate::support::{Adapter, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE};
+use crate::support::{Adapter, Client, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE, until};
+
+const REPORTS: &str = "metric.HandleMetricService";
 
 /// A volume on a mount of its own.
 #[derive(Debug)]
@@ -62,6 +64,12 @@ impl Mounted {
     }
 }
 
+/// Waits until the report services serve.
+async fn serves_again(client: &Client) {
+    let mut reports = watch(client, REPORTS).await;
+    while next(&mut reports).await != Some(ServingStatus::Serving) {}
+}
+
 pub fn fill(path: &Path, bytes: usize) {
     std::fs::write(path, vec![b'x'; bytes]).unwrap();
 }
@@ -97,7 +105,7 @@ async fn a_full_volume_refuses_whole_requests_and_recovers() {
     }
     let written = shape.names(&adapter.read("out.txt"));
     assert_eq!(written, acknowledged);
-    assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
+    serves_again(&client).await;
 }
 
 #[tokio::test]
@@ -171,8 +179,10 @@ async fn a_read_only_volume_refuses_requests_until_it_is_writable_again() {
         assert!(reply.message.contains("Read-only file system"), "{}", reply.message);
     }
     assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
+    assert_eq!(check(&client, REPORTS).await, Ok(ServingStatus::NotServing));
     mounted.remount("rw");
     assert_eq!(client.unary(METRIC, &shape.message("3")).await.unwrap(), Reply::default());
+    serves_again(&client).await;
     assert_eq!(shape.names(&adapter.read("dir/out.txt")), ["3"]);
 }
 
@@ -229,19 +239,23 @@ async fn a_stalled_volume_fills_the_queue_and_no_more_and_then_goes_on() {
 #[tokio::test]
 async fn what_waits_for_a_stalled_volume_waits_with_its_sender() {
     let Some(mounted) = Mounted::ext4() else { return };
-    let adapter = mounted.adapter(&["--queue-timeout", "30s"]).await;
+    let adapter = mounted.adapter(&["--queue-timeout", "30s", "--metrics-port", "0"]).await;
     let shape = Shape { file: "out.txt", padding: 10_000 };
     let frozen = Frozen::new(&mounted.namespace, mounted.path());
     // 10 MB in all.
     let names: Vec<String> = (0..1000).map(|at| format!("n{at}")).collect();
     let calls = adapter.report_each(shape, &names, 250).await;
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    // One round is being written, one is queued, and the others wait.
+    until("callers wait", || {
+        (adapter.page().single("mygrpcadapter_requests_in_flight") >= 20.0).then_some(())
+    })
+    .await;
     // Another connection is served as ever.
     assert_eq!(check(&adapter.client().await, "").await, Ok(ServingStatus::Serving));
-    let peak = adapter.peak_memory();
-    assert!(peak < 16 * 1024, "{peak} KiB");
     drop(frozen);
     adapter.assert_all_taken(calls, shape, &names).await;
+    let peak = adapter.peak_memory();
+    assert!(peak < 16 * 1024, "{peak} KiB");
 }
 
 #[tokio::test]
@@ -282,6 +296,7 @@ async fn a_volume_that_dies_is_told_of_and_does_not_take_the_adapter_with_it() {
         assert!(reply.message.contains("out.txt"), "{}", reply.message);
     }
     assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
+    assert_eq!(check(&client, REPORTS).await, Ok(ServingStatus::NotServing));
     // What it acknowledged can't be put on disk any more, and that is said.
     assert_eq!(adapter.stop().await, 74);
 }

@@ -17,7 +17,6 @@ use crate::pb::istio::policy::v1beta1::DirectHttpResponse;
 use crate::pb::mygrpcadapter::config::v1::{Denied, Params};
 use crate::policy::{Outcome, Token, Verdict};
 use crate::record::{Record, Value};
-use crate::store::Ticket;
 
 const PERMISSION_DENIED: i32 = 7;
 const UNAUTHORIZED: u32 = 401;
@@ -104,16 +103,17 @@ impl Mixer {
         if params.file_path.is_empty() {
             return;
         }
-        let written = self.store.as_ref().filter(|store| store.sink.has_room()).and_then(|store| {
-            let path = store.volume.resolve(params.file_path.as_bytes()).ok()?;
-            let format = config.format().unwrap_or(store.format);
-            let render =
-                |out: &mut Vec<u8>| render_one(&AUTHORIZATION, config.file_path(), format, record, out);
-            let errors = Arc::clone(&self.counters.audit_errors);
-            store.sink.append(&path, format, Ticket::Audit(errors), render).ok()
+        let errors = &self.counters.audit_errors;
+        let is_taken = self.journal.as_ref().is_some_and(|journal| {
+            let to = journal.destination(params.file_path.as_bytes(), config.format());
+            to.is_ok_and(|to| {
+                journal.append_unacknowledged(&to, Arc::clone(errors), |out| {
+                    render_one(&AUTHORIZATION, config.file_path(), to.format(), record, out)
+                })
+            })
         });
-        if written.is_none() {
-            self.counters.audit_errors.add(1);
+        if !is_taken {
+            errors.add(1);
             self.counters.refused(Cause::Audit);
         }
     }

@@ -45,12 +45,12 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Counts instances of a template that are taken.
-    pub fn took(&self, template: &Template, instances: usize) {
+    /// The counter of a template's instances; one that is not shown for a template
+    /// of no report.
+    pub fn instances(&self, template: &Template) -> Arc<Counter> {
         let of_template = |known: &&Template| known.name == template.name;
-        if let Some(at) = REPORTS.iter().position(of_template) {
-            self.instances.at(at).add(instances as u64);
-        }
+        let at = REPORTS.iter().position(of_template);
+        at.map_or_else(Arc::default, |at| Arc::clone(self.instances.at(at)))
     }
 
     /// Counts a request that is refused.

@@ -1,10 +1,6 @@
-//! A report: its instances, rendered into the sink's buffer.
-
-use std::time::Instant;
+//! A report: its instances, rendered into the batch of its file.
 
 use bytes::Bytes;
-use tokio::sync::{SemaphorePermit, oneshot};
-use tonic::Status;
 
 use super::config::{self, Config};
 use super::templates::VARIABLES;
@@ -14,10 +10,9 @@ use super::walk;
 use super::wire::Malformed;
 use super::{Message, Mixer};
 use crate::histogram::Observations;
+use crate::journal::{Failure, Reason, Tally};
 use crate::record::Record;
 use crate::render::{Format, Style};
-use crate::sink::Outcome;
-use crate::store::{self, Ticket};
 
 /// The most instances one request may bring.
 pub const MAX_INSTANCES: usize = 65_536;
@@ -40,7 +35,9 @@ pub enum Refusal {
     /// It becomes too many bytes.
     Rendered,
     /// The queue was full for too long.
-    Queue,
+    Queue(Failure),
+    /// It could not be written.
+    NotWritten(Failure),
     /// Its caller waits no longer.
     Deadline,
 }
@@ -73,17 +70,25 @@ impl Cause {
 }
 
 impl Refusal {
-    /// What it is counted under.
-    pub fn cause(&self) -> Cause {
+    /// What it is counted under; what could not be written is counted by the
+    /// journal.
+    pub fn cause(&self) -> Option<Cause> {
         match self {
-            Self::Malformed(_) => Cause::Malformed,
-            Self::Config(_) => Cause::Config,
-            Self::NoVolume => Cause::NoVolume,
-            Self::Instances => Cause::Instances,
-            Self::Rendered => Cause::Rendered,
-            Self::Queue => Cause::Queue,
-            Self::Deadline => Cause::Deadline,
+            Self::Malformed(_) => Some(Cause::Malformed),
+            Self::Config(_) => Some(Cause::Config),
+            Self::NoVolume => Some(Cause::NoVolume),
+            Self::Instances => Some(Cause::Instances),
+            Self::Rendered => Some(Cause::Rendered),
+            Self::Queue(_) => Some(Cause::Queue),
+            Self::NotWritten(_) => None,
+            Self::Deadline => Some(Cause::Deadline),
         }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        if failure.reason == Reason::Queue { Self::Queue(failure) } else { Self::NotWritten(failure) }
     }
 }
 
@@ -166,79 +171,47 @@ pub fn render_one(
 }
 
 impl Mixer {
-    /// Renders a report into its file's batch and waits until it is in the
-    /// file; log entries are added to the histogram, too. An empty message is
-    /// the whole answer.
+    /// Appends a report to its file and waits until it is written; log entries are
+    /// added to the histogram, too. An empty message is the whole answer.
     pub(super) async fn report(
         &self,
         template: &Template,
         observed: bool,
         mut message: Message,
-    ) -> Result<Bytes, Status> {
-        let place = self.place(&mut message).await.map_err(|refusal| self.refuse(refusal))?;
-        let taken = self.take(template, observed, message);
-        let (instances, outcome) = taken.map_err(|refusal| self.refuse(refusal))?;
-        let outcome = match outcome {
-            Some(outcome) => outcome.await,
-            None => Ok(Ok(())),
-        };
-        drop(place);
-        match outcome {
-            Ok(Ok(())) => {
-                self.counters.took(template, instances);
-                Ok(Bytes::new())
-            }
-            Ok(Err(failure)) => Err(store::status(&failure)),
-            Err(_) => Err(Status::unavailable("shutting down before the report was written")),
-        }
-    }
-
-    /// A place in the queue, where there is one.
-    async fn place(&self, message: &mut Message) -> Result<Option<SemaphorePermit<'_>>, Refusal> {
-        let Some(store) = &self.store else { return Ok(None) };
-        let bytes = message.bytes.len();
-        if let Some(place) = store.place_now(bytes) {
-            return Ok(Some(place));
-        }
-        message.detach();
-        store.place(bytes).await.map(Some).ok_or(Refusal::Queue)
-    }
-
-    /// Takes a report, and returns how many instances it has and what to wait
-    /// for, if it goes to a file.
-    fn take(
-        &self,
-        template: &Template,
-        observed: bool,
-        message: Message,
-    ) -> Result<(usize, Option<oneshot::Receiver<Outcome>>), Refusal> {
-        if message.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(Refusal::Deadline);
+    ) -> Result<Bytes, Refusal> {
+        if self.journal.as_ref().is_some_and(|journal| !journal.has_room(message.bytes.len())) {
+            message.detach();
         }
         let report = Report::read(&message.bytes)?;
-        let path = report.config.file_path();
+        let tally = Tally { counter: self.counters.instances(template), count: report.instances as u64 };
         let mut observations = Observations::default();
-        let mut note = |record: &Record| {
+        let note = |record: &Record, observations: &mut Observations| {
             if observed {
-                self.histogram.note(record, VARIABLES, &mut observations);
+                self.histogram.note(record, VARIABLES, observations);
             }
         };
+        let path = report.config.file_path();
         // A log entry needs no file; the histogram is enough.
         if path.is_empty() && observed {
-            report.read_all(template, &mut note)?;
+            message.check_deadline()?;
+            report.read_all(template, |record| note(record, &mut observations))?;
             self.histogram.add(&observations);
-            return Ok((report.instances, None));
+            tally.counter.add(tally.count);
+            return Ok(Bytes::new());
         }
-        let store = self.store.as_ref().ok_or(Refusal::NoVolume)?;
-        let path = match path {
-            b"" => store.default_file.clone(),
-            text => store.volume.resolve(text).map_err(Refusal::Config)?,
+        let journal = self.journal.as_ref().ok_or(Refusal::NoVolume)?;
+        let to = journal.destination(path, report.config.format()).map_err(Refusal::Config)?;
+        let render = |out: &mut Vec<u8>| {
+            message.check_deadline()?;
+            report.render(template, to.format(), out, |record| note(record, &mut observations))?;
+            self.histogram.add(&observations);
+            Ok::<_, Refusal>(())
         };
-        let format = report.config.format().unwrap_or(store.format);
-        let (waiting, outcome) = oneshot::channel();
-        let render = |out: &mut Vec<u8>| report.render(template, format, out, note);
-        store.sink.append(&path, format, Ticket::Report(waiting), render)?;
-        self.histogram.add(&observations);
-        Ok((report.instances, Some(outcome)))
+        let room = journal.room(message.bytes.len()).await?;
+        let pending = journal.append(room, &to, tally, render)?;
+        // Rendered, it needs nothing of the bounds any more.
+        drop(message);
+        pending.written().await?;
+        Ok(Bytes::new())
     }
 }

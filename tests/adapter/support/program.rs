@@ -247,6 +247,13 @@ impl Adapter {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// How much CPU it has used, in hundredths of a second.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(self.proc("stat")).unwrap();
+        let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+        fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+    }
+
     fn proc(&self, file: &str) -> PathBuf {
         format!("/proc/{}/{file}", self.pid().as_raw_pid()).into()
     }

@@ -1,6 +1,6 @@
 //! What the writer counts.
 
-use super::trouble::Reason;
+use super::failure::Reason;
 use crate::metrics::{Counter, Export, Family, Gauge, Page};
 
 /// The numbers of all files.
@@ -27,27 +27,27 @@ impl Default for Counters {
 
 impl Counters {
     /// Counts bytes that are in a file.
-    pub fn wrote(&self, bytes: usize) {
+    pub(super) fn wrote(&self, bytes: usize) {
         self.written_bytes.add(bytes as u64);
     }
 
     /// Counts bytes of files that retention has deleted.
-    pub fn deleted(&self, bytes: u64) {
+    pub(super) fn deleted(&self, bytes: u64) {
         self.deleted_bytes.add(bytes);
     }
 
     /// Counts a batch that couldn't be written.
-    pub fn failed(&self, reason: Reason) {
+    pub(super) fn failed(&self, reason: Reason) {
         self.write_errors.at(reason as usize).add(1);
     }
 
     /// Notes how many files are open.
-    pub fn files_open(&self, files: usize) {
+    pub(super) fn files_open(&self, files: usize) {
         self.open_files.set(files as u64);
     }
 
     /// Appends all of them, and the bytes that are queued.
-    pub fn append_to(&self, page: &mut Page, queued: usize) {
+    pub(super) fn append_to(&self, page: &mut Page, queued: usize) {
         page.counter("mygrpcadapter_written_bytes_total", "Bytes appended to files.", &self.written_bytes);
         page.counter(
             "mygrpcadapter_deleted_bytes_total",

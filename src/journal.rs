@@ -1,0 +1,290 @@
+//! From rendered records to files on the volume: wait for [`Journal::room`],
+//! [`Journal::append`], wait until it is [`Pending::written`].
+//!
+//! ```text
+//! room -> append: render into the batch of the file       written
+//!                            |                               ^
+//!                            v                               |
+//! writer (a thread): all batches, one write per file --> deliver (event loop)
+//! ```
+//!
+//! | file | what is there |
+//! |---|---|
+//! | `queue` | batches and outcomes between the event loop and the writer; the writer's states |
+//! | `writer` | the thread: rounds, and what is due at a time |
+//! | `files` | the open files: least recently used, rotated, synced |
+//! | `condition` | whether the volume takes reports; the states and what leads out of each |
+//! | `failure` | why a record is not in its file |
+//!
+//! The event loop never touches the volume, and the writer never waits for the
+//! event loop. A turn of the loop costs one hand-over however many requests it
+//! brought.
+
+mod condition;
+mod counters;
+mod failure;
+mod files;
+mod queue;
+mod writer;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
+use tokio::time::Sleep;
+
+pub use self::counters::Counters;
+pub use self::failure::{Failure, Reason};
+use self::files::Files;
+pub use self::queue::Destination;
+use self::queue::{Outcome, Progress, Queue, Update, Waiter};
+use self::writer::Writer;
+use crate::metrics::{Counter, Export, Page};
+use crate::render::Format;
+use crate::volume::retention::Retention;
+use crate::volume::{FilePath, Volume};
+
+/// Limit on the encoded bytes of requests whose outcome isn't known: two rounds,
+/// one being written and one being filled.
+const ROOM: u32 = 256 * 1024;
+
+/// When what was acknowledged is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// When the system gets to it, and at the end.
+    Never,
+    /// At the latest so long after it was acknowledged.
+    Interval(Duration),
+    /// Before it is acknowledged.
+    Always,
+}
+
+/// What operators choose for all handlers.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file of handlers that name none.
+    pub default_file: FilePath,
+    /// What records look like where the handler doesn't say.
+    pub format: Format,
+    /// When what was acknowledged is on disk.
+    pub fsync: Fsync,
+    /// What is kept.
+    pub retention: Retention,
+    /// Rendered bytes in the queue above which requests wait.
+    pub capacity: usize,
+    /// How long a request waits for room in the queue.
+    pub queue_timeout: Duration,
+    /// How long the writer may be at one thing before the volume counts as stalled.
+    pub stall: Duration,
+}
+
+/// What is counted when a request is written, whether its caller waits or not.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// The counter, as that of the instances of a template.
+    pub counter: Arc<Counter>,
+    /// What is added to it.
+    pub count: u64,
+}
+
+/// Room in the queue for one request.
+#[derive(Debug)]
+pub struct Room<'a> {
+    _permit: SemaphorePermit<'a>,
+}
+
+/// A request that is queued.
+#[derive(Debug)]
+pub struct Pending<'a> {
+    outcome: oneshot::Receiver<Outcome>,
+    _room: Room<'a>,
+}
+
+impl Pending<'_> {
+    /// Waits until the request is written, and on disk with [`Fsync::Always`].
+    pub async fn written(self) -> Result<(), Failure> {
+        let closing = || Failure::new(Reason::Closing, "shutting down before the report was written");
+        self.outcome.await.unwrap_or_else(|_| Err(closing()))
+    }
+}
+
+/// What a journal that is closed has not done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Bytes that were not written in time; nobody was told that they were.
+    pub bytes: usize,
+    /// Files that could not be put on disk, or not in time.
+    pub files: usize,
+}
+
+/// Appends records to the files of a volume.
+#[derive(Debug)]
+pub struct Journal {
+    queue: Arc<Queue>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    volume: Volume,
+    default: Destination,
+    counters: Arc<Counters>,
+    queue_timeout: Duration,
+    stall: Duration,
+    /// Given out in the order of arrival, so that no request waits for long while
+    /// others come and go.
+    room: Semaphore,
+    /// Told when the writer is done with something.
+    freed: Notify,
+}
+
+impl Journal {
+    /// Looks whether the default file can be written if it is there, and starts
+    /// the writer.
+    pub fn start(volume: Volume, settings: Settings) -> io::Result<Self> {
+        let Settings { default_file, format, fsync, retention, capacity, queue_timeout, stall } = settings;
+        let default = Destination { path: default_file, format };
+        let (queue, counters) = (Arc::new(Queue::new(capacity)), Arc::new(Counters::default()));
+        let files = Files::new(volume.clone(), fsync, retention, Arc::clone(&counters));
+        let writer = Writer::new(Arc::clone(&queue), files, fsync, Arc::clone(&counters), &default);
+        let builder = thread::Builder::new().name("writer".into()).stack_size(256 * 1024);
+        let writer = Mutex::new(Some(builder.spawn(move || writer.run())?));
+        let (room, freed) = (Semaphore::new(ROOM as usize), Notify::new());
+        Ok(Self { queue, writer, volume, default, counters, queue_timeout, stall, room, freed })
+    }
+
+    /// Where a handler's records go, by what its params say: a path, empty for the
+    /// default file, and a format. The error names the rule that the path breaks.
+    pub fn destination(&self, file_path: &[u8], format: Option<Format>) -> Result<Destination, String> {
+        let path = match file_path {
+            b"" => self.default.path.clone(),
+            text => self.volume.resolve(text)?,
+        };
+        Ok(Destination { path, format: format.unwrap_or(self.default.format) })
+    }
+
+    /// What confines paths.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// Whether a request of so many encoded bytes would be taken without waiting.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.room.available_permits() >= room_for(bytes) as usize && self.queue.has_room()
+    }
+
+    /// Waits for room for a request of so many encoded `bytes`, behind all who wait
+    /// already. It is taken until it is known what became of the request.
+    pub async fn room(&self, bytes: usize) -> Result<Room<'_>, Failure> {
+        let room = async {
+            let room = self.room.acquire_many(room_for(bytes)).await.ok()?;
+            // A request may become many times its bytes, and what a stall has
+            // answered is still queued.
+            loop {
+                let freed = self.freed.notified();
+                if self.queue.has_room() {
+                    return Some(Room { _permit: room });
+                }
+                freed.await;
+            }
+        };
+        let room = tokio::time::timeout(self.queue_timeout, room).await.ok().flatten();
+        room.ok_or_else(|| match self.queue.is_stalled() {
+            true => Failure::new(Reason::Stalled, "the volume has stalled; nothing was written"),
+            false => Failure::new(Reason::Queue, "the queue to the volume is full; it is slow or stalled"),
+        })
+    }
+
+    /// Appends one request: `render` appends its text, and nothing is written if it
+    /// fails. It is written whether its caller waits or not.
+    pub fn append<'a, E>(
+        &self,
+        room: Room<'a>,
+        to: &Destination,
+        tally: Tally,
+        render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Pending<'a>, E> {
+        let (caller, outcome) = oneshot::channel();
+        self.queue.add(to, Waiter::Caller(Some(caller), tally), render)?;
+        Ok(Pending { outcome, _room: room })
+    }
+
+    /// Appends one record that nobody waits for, unless there is no room; says
+    /// whether it did. If it can't be written later, that is counted in `errors`.
+    pub fn append_unacknowledged<E>(
+        &self,
+        to: &Destination,
+        errors: Arc<Counter>,
+        render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> bool {
+        self.queue.has_room() && self.queue.add(to, Waiter::Nobody(errors), render).is_ok()
+    }
+
+    /// Passes outcomes from the writer on to the callers that wait, and reports to
+    /// `say` whether the volume accepts reports. Ends with the runtime.
+    pub async fn deliver(&self, mut say: impl FnMut(bool)) {
+        let mut alarm = None;
+        poll_fn(|context| {
+            let Update { answers, is_freed, progress, is_accepting } = self.queue.update(context.waker());
+            if is_freed {
+                self.freed.notify_waiters();
+            }
+            for (caller, outcome) in answers {
+                // It may have gone; its report is in the file all the same.
+                let _ = caller.send(outcome);
+            }
+            say(is_accepting);
+            self.watch(progress, &mut alarm, context);
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    /// Watches for a stall: one timer while the writer is busy, none otherwise.
+    fn watch(&self, progress: Progress, alarm: &mut Option<Pin<Box<Sleep>>>, context: &mut Context) {
+        let Progress::Busy(since) = progress else {
+            *alarm = None;
+            return;
+        };
+        let due = since + self.stall;
+        let sleep = alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
+        if sleep.as_mut().poll(context).is_pending() {
+            return;
+        }
+        *alarm = None;
+        if self.queue.stall(self.stall) {
+            self.counters.failed(Reason::Stalled);
+            log::error!("the volume has stalled, reports are refused for={:?}", since.elapsed());
+        }
+        // For the answers, or for another timer.
+        context.waker().wake_by_ref();
+    }
+
+    /// Writes what is queued, puts the files on disk and ends the writer. Blocks
+    /// until that is done, or until the deadline.
+    pub fn close(&self, deadline: Instant) -> Unfinished {
+        self.queue.close();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(writer) = writer else { return Unfinished::default() };
+        // std has no join with a deadline, and a stalled disk may never let go.
+        while !writer.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let is_finished = writer.is_finished();
+        let Unfinished { bytes, files } = self.queue.unfinished();
+        Unfinished { bytes, files: files.max(usize::from(!is_finished)) }
+    }
+}
+
+impl Export for Journal {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        self.counters.append_to(page, self.queue.queued());
+        None
+    }
+}
+
+/// What a request takes of the room: even an empty one is somebody who waits.
+fn room_for(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(ROOM).clamp(256, ROOM)
+}

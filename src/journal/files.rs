@@ -1,0 +1,394 @@
+//! The open files, and what is due when one is opened, let go of, or rotated.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use super::Fsync;
+use super::counters::Counters;
+use super::failure::{Failure, Reason, Scope};
+use super::queue::{Batch, Destination};
+use crate::volume::log_file::{Appended, LogFile};
+use crate::volume::retention::Retention;
+use crate::volume::usage::{Room, Usage};
+use crate::volume::{FilePath, Volume};
+
+/// Files kept open; beyond it the least recently used is closed first.
+const MAX_OPEN: usize = 32;
+/// How often a batch is written whose file is deleted meanwhile.
+const MAX_TRIES: usize = 5;
+/// What a trial writes.
+const TRIAL_BYTES: u64 = 4096;
+
+/// Why a batch is not in its file, or only a part of it.
+#[derive(Debug)]
+pub(super) struct NotWritten {
+    /// How many of its requests are.
+    pub(super) whole: usize,
+    pub(super) failure: Failure,
+    /// Whether it was that the file could not be opened, repaired or rotated.
+    pub(super) is_unopened: bool,
+}
+
+impl From<Failure> for NotWritten {
+    fn from(failure: Failure) -> Self {
+        Self { whole: 0, failure, is_unopened: false }
+    }
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    path: FilePath,
+    file: LogFile,
+    /// Whether it failed when it was last written to, and others didn't.
+    is_failing: bool,
+}
+
+/// The open files, most recently used last.
+#[derive(Debug)]
+pub(super) struct Files {
+    volume: Volume,
+    fsync: Fsync,
+    retention: Retention,
+    counters: Arc<Counters>,
+    open: VecDeque<OpenFile>,
+    /// Files that we may not read, told of once.
+    unread: Vec<FilePath>,
+    usage: Usage,
+    /// Files with acknowledged records that could not be put on disk.
+    lost: Vec<Failure>,
+    /// The volume, once a file was let go of that is not on disk.
+    unsynced: Option<File>,
+}
+
+impl Files {
+    pub(super) fn new(volume: Volume, fsync: Fsync, retention: Retention, counters: Arc<Counters>) -> Self {
+        let (open, unread, usage) = (VecDeque::new(), Vec::new(), Usage::default());
+        Self { volume, fsync, retention, counters, open, unread, usage, lost: Vec::new(), unsynced: None }
+    }
+
+    /// Why a file that is there can't be opened, if so.
+    pub(super) fn open_error(&self, to: &Destination) -> Option<Failure> {
+        let there = std::fs::symlink_metadata(self.volume.full_path(&to.path));
+        if there.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return None;
+        }
+        let error = self.volume.open_append(&to.path).err()?;
+        Some(Failure::open(format_args!("open {}", to.path), &error))
+    }
+
+    /// Whether any open file takes reports.
+    pub(super) fn any_accepts(&self) -> bool {
+        self.open.iter().any(|open| !open.is_failing)
+    }
+
+    /// Whether any holds what is not on disk.
+    pub(super) fn any_dirty(&self) -> bool {
+        self.open.iter().any(|open| open.file.dirty)
+    }
+
+    /// The files that could not be put on disk since this was last asked.
+    pub(super) fn take_lost(&mut self) -> Vec<Failure> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Writes a batch; with [`Fsync::Always`] it is on disk, too.
+    pub(super) fn write(&mut self, batch: &Batch) -> Result<(), NotWritten> {
+        let more = batch.bytes.len() as u64;
+        let is_open = self.open.iter().any(|open| open.path == batch.to.path);
+        self.make_room(self.usage.need(&batch.to.path, more, is_open))?;
+        for _ in 0..MAX_TRIES {
+            if let Err(failure) = self.select(&batch.to, more) {
+                return Err(NotWritten { whole: 0, failure, is_unopened: true });
+            }
+            let Some(appended) = self.append(batch) else { continue };
+            self.account();
+            self.counters.wrote(appended.bytes);
+            if self.fsync == Fsync::Always && appended.bytes > 0 {
+                self.sync_last()?;
+            }
+            let Err(error) = appended.outcome else { return Ok(()) };
+            let failure = Failure::io(format_args!("write to {}", batch.to.path), &error);
+            if let Some(open) = self.open.back_mut() {
+                open.is_failing = failure.scope() == Scope::File;
+            }
+            return Err(NotWritten { whole: appended.whole, failure, is_unopened: false });
+        }
+        let text = format!("{} is deleted while it is written", batch.to.path);
+        Err(Failure::new(Reason::Gone, &text).of_file().into())
+    }
+
+    /// Appends a batch to the most recently used file; `None` if that was deleted
+    /// before all of it was there.
+    fn append(&mut self, batch: &Batch) -> Option<Appended> {
+        let OpenFile { file, .. } = self.open.back_mut()?;
+        let appended = file.append(&batch.bytes, &batch.ends);
+        (!file.is_deleted(&self.volume)).then_some(appended)
+    }
+
+    /// Notes what the last append has taken of the volume, if that is limited.
+    fn account(&mut self) {
+        if self.retention.max_volume_bytes.is_some()
+            && let Some(OpenFile { file, .. }) = self.open.back_mut()
+        {
+            self.usage.add(file.grown());
+        }
+    }
+
+    /// Puts the most recently used file on disk, or lets go of it: a later success
+    /// would say nothing of what was written before.
+    fn sync_last(&mut self) -> Result<(), Failure> {
+        let Some(OpenFile { path, file, .. }) = self.open.back_mut() else { return Ok(()) };
+        let synced = file.sync().map_err(|error| Failure::sync(path, &error));
+        if synced.is_err() {
+            self.open.pop_back();
+        }
+        synced
+    }
+
+    /// Makes a file the most recently used one, with room for `more` bytes: opens
+    /// it if it isn't open or its path leads elsewhere by now, rotates it if that
+    /// is due. Neither before a partial record is off its end: nobody would look
+    /// for it there again.
+    pub(super) fn select(&mut self, to: &Destination, more: u64) -> Result<(), Failure> {
+        let mut file = match self.take_open(&to.path)? {
+            Some(file) => file,
+            None => self.open_file(to)?,
+        };
+        let len = file.len_at(&self.volume).unwrap_or(0);
+        if self.retention.is_due(&file, len, more) {
+            file = self.rotate(to, file)?;
+        }
+        while self.open.len() >= MAX_OPEN {
+            self.close_oldest();
+        }
+        self.open.push_back(OpenFile { path: to.path.clone(), file, is_failing: false });
+        self.counters.files_open(self.open.len());
+        Ok(())
+    }
+
+    /// Takes a file out of those that are open, if it is fit to be appended to and
+    /// its path still leads to it.
+    fn take_open(&mut self, path: &FilePath) -> Result<Option<LogFile>, Failure> {
+        let Some(at) = self.open.iter().position(|open| open.path == *path) else { return Ok(None) };
+        let Some(mut open) = self.open.remove(at) else { return Ok(None) };
+        match prepare(&mut open.file, path, &self.volume) {
+            Ok(true) => Ok(Some(open.file)),
+            Ok(false) => {
+                self.close(open);
+                Ok(None)
+            }
+            Err(failure) => {
+                open.is_failing = failure.scope() == Scope::File;
+                self.open.push_back(open);
+                Err(failure)
+            }
+        }
+    }
+
+    fn open_file(&mut self, to: &Destination) -> Result<LogFile, Failure> {
+        let mut opened = LogFile::open(&self.volume, &to.path);
+        // Descriptors held for files that nobody writes to just now.
+        while matches!(&opened, Err(error) if error.is_out_of_descriptors()) && !self.open.is_empty() {
+            self.close_oldest();
+            opened = LogFile::open(&self.volume, &to.path);
+        }
+        let mut file = opened.map_err(|error| {
+            let failure = Failure::open(format_args!("open {}", to.path), &error);
+            self.scoped(failure)
+        })?;
+        self.usage.add(file.dirs_grown);
+        ready(&mut file, &to.path)?;
+        self.note_unread(&to.path, file.unread);
+        if self.fsync != Fsync::Never {
+            // At each opening: who made it, or a part of its path, may not have.
+            self.volume
+                .sync_dir_of(&to.path)
+                .map_err(|error| Failure::sync(format_args!("the directory of {}", to.path), &error))?;
+        }
+        Ok(file)
+    }
+
+    /// A file that has disappeared is no matter of a volume that is still there.
+    fn scoped(&self, failure: Failure) -> Failure {
+        let is_file_alone = failure.reason == Reason::Gone && self.volume.dir().is_dir();
+        if is_file_alone { failure.of_file() } else { failure }
+    }
+
+    /// Says once that the end of a file can't be looked at.
+    fn note_unread(&mut self, path: &FilePath, is_unread: bool) {
+        if !is_unread {
+            self.unread.retain(|unread| unread != path);
+        } else if !self.unread.contains(path) {
+            if self.unread.len() >= MAX_OPEN {
+                self.unread.remove(0);
+            }
+            self.unread.push(path.clone());
+            log::warn!("cannot read a file to repair its end path={path}");
+        }
+    }
+
+    /// Renames a file out of the way and opens its successor. A file that can't be
+    /// rotated is kept: one that grows too large beats a report that is lost.
+    fn rotate(&mut self, to: &Destination, mut file: LogFile) -> Result<LogFile, Failure> {
+        match self.retention.rotate(&self.volume, &to.path) {
+            Ok(deleted) => {
+                self.counters.deleted(deleted);
+                self.close(OpenFile { path: to.path.clone(), file, is_failing: false });
+                self.open_file(to)
+            }
+            Err(error) => {
+                if !file.stuck {
+                    file.stuck = true;
+                    let what = format_args!("rotate {}", to.path);
+                    log::warn!("{}", Failure::open(what, &error).text);
+                }
+                Ok(file)
+            }
+        }
+    }
+
+    /// Closes the least recently used file, preferring one without a partial
+    /// record.
+    fn close_oldest(&mut self) {
+        let at = self.open.iter_mut().position(|open| open.file.cut_back().is_ok());
+        if let Some(open) = self.open.remove(at.unwrap_or(0)) {
+            self.close(open);
+        }
+    }
+
+    /// Closes a file, and sees to it that what was written to it gets on disk.
+    fn close(&mut self, open: OpenFile) {
+        let OpenFile { path, mut file, .. } = open;
+        // With Always nothing is acknowledged that isn't on disk already.
+        if !file.dirty || self.fsync == Fsync::Always || file.is_deleted(&self.volume) {
+            return;
+        }
+        if self.fsync == Fsync::Never {
+            // All of the file system, at the end: by then the file may have another name.
+            self.unsynced = self.unsynced.take().or_else(|| File::open(self.volume.dir()).ok());
+            if self.unsynced.is_some() {
+                return;
+            }
+        }
+        if let Err(error) = file.sync() {
+            self.lost.push(Failure::sync(path, &error));
+        }
+    }
+
+    /// Puts every file on disk that needs it. One that fails is let go of: a later
+    /// success would say nothing of what was written before.
+    pub(super) fn sync(&mut self) {
+        let Self { open, lost, .. } = self;
+        open.retain_mut(|OpenFile { path, file, .. }| {
+            let synced = if file.dirty { file.sync() } else { Ok(()) };
+            lost.extend(synced.as_ref().err().map(|error| Failure::sync(path, error)));
+            synced.is_ok()
+        });
+        self.counters.files_open(self.open.len());
+    }
+
+    /// Puts everything on disk that was written by this process.
+    pub(super) fn sync_at_end(&mut self) {
+        if let Some(volume) = self.unsynced.take()
+            && let Err(errno) = rustix::fs::syncfs(&volume)
+        {
+            self.lost.push(Failure::sync("the volume", &errno.into()));
+        }
+        self.sync();
+        if self.fsync != Fsync::Never {
+            return;
+        }
+        for OpenFile { path, file, .. } in &self.open {
+            if file.made
+                && file.len_at(&self.volume).is_some()
+                && let Err(error) = self.volume.sync_dir_of(path)
+            {
+                let what = format_args!("the directory of {path}");
+                self.lost.push(Failure::sync(what, &error));
+            }
+        }
+    }
+
+    fn make_room(&mut self, more: u64) -> Result<(), Failure> {
+        let Some(limit) = self.retention.max_volume_bytes else { return Ok(()) };
+        let room = self.usage.make_room(&self.volume, limit, more);
+        let (Room::Made(deleted) | Room::None(deleted)) = room;
+        self.counters.deleted(deleted);
+        if matches!(room, Room::Made(_)) {
+            return Ok(());
+        }
+        let text = format!("the volume holds its --max-volume-bytes of {limit}, and nothing can be deleted");
+        Err(Failure::new(Reason::Limit, &text))
+    }
+
+    /// Whether the volume takes a block of bytes. Lets go of deleted files first,
+    /// whose blocks it can't have as long as they are open.
+    pub(super) fn try_volume(&mut self) -> bool {
+        let Self { open, volume, .. } = self;
+        open.retain(|open| !open.file.is_deleted(volume));
+        self.counters.files_open(self.open.len());
+        self.make_room(TRIAL_BYTES).is_ok() && self.volume.try_write().is_ok()
+    }
+}
+
+/// Makes an open file fit to be appended to; says whether `path` still leads to it.
+fn prepare(file: &mut LogFile, path: &FilePath, volume: &Volume) -> Result<bool, Failure> {
+    let cut = file.cut_back();
+    cut.map_err(|error| Failure::io(format_args!("cut a partial record off {path}"), &error))?;
+    // Before its name is looked at: then nobody else rotates it behind us.
+    file.try_own();
+    let is_there = file.len_at(volume).is_some();
+    if is_there {
+        ready(file, path)?;
+    }
+    Ok(is_there)
+}
+
+fn ready(file: &mut LogFile, path: &FilePath) -> Result<(), Failure> {
+    file.ready().map_err(|error| Failure::open(format_args!("write to {path}"), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::Format;
+
+    fn files(name: &str, fsync: Fsync) -> (Files, Volume) {
+        let dir = std::env::temp_dir().join(format!("files-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let volume = Volume::open(&dir).unwrap();
+        (Files::new(volume.clone(), fsync, Retention::default(), Arc::default()), volume)
+    }
+
+    fn batch(volume: &Volume, file: &str) -> Batch {
+        let to = Destination { path: volume.resolve(file.as_bytes()).unwrap(), format: Format::Text };
+        Batch { to, bytes: b"one\ntwo\n".to_vec(), ends: vec![4, 8] }
+    }
+
+    #[test]
+    fn what_was_written_to_a_file_after_it_was_deleted_is_written_again() {
+        let (mut files, volume) = files("deleted", Fsync::Never);
+        let batch = batch(&volume, "out.txt");
+        let mut owner = LogFile::open(&volume, &batch.to.path).unwrap();
+        owner.ready().unwrap();
+        files.select(&batch.to, 8).unwrap();
+        Retention::default().rotate(&volume, &batch.to.path).unwrap();
+        std::fs::remove_file(volume.dir().join("out.txt.000001")).unwrap();
+        assert!(files.append(&batch).is_none());
+        files.write(&batch).unwrap();
+        assert_eq!(std::fs::read(volume.dir().join("out.txt")).unwrap(), batch.bytes);
+        assert!(owner.is_deleted(&volume));
+        std::fs::remove_dir_all(volume.dir()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_disappears_is_no_matter_of_the_volume_unless_that_is_gone_too() {
+        let (files, volume) = files("gone", Fsync::Never);
+        let gone = || Failure::new(Reason::Gone, "");
+        assert_eq!(files.scoped(gone()).scope(), Scope::File);
+        std::fs::remove_dir_all(volume.dir()).unwrap();
+        assert_eq!(files.scoped(gone()).scope(), Scope::Volume);
+    }
+}

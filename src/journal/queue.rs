@@ -1,0 +1,469 @@
+//! What the event loop and the writer share: batches on their way to files, and
+//! outcomes on their way back, behind one lock that nobody holds while a disk or
+//! a log is slow.
+//!
+//! The writer is in one of three states, which [`Progress`] names:
+//!
+//! ```text
+//! Idle --a batch, or something due--> Busy --done--> Idle
+//!                                     Busy --longer than the stall time--> Stalled --done--> Idle
+//! ```
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::failure::{Failure, Reason};
+use super::{Tally, Unfinished};
+use crate::metrics::Counter;
+use crate::render::Format;
+use crate::volume::FilePath;
+
+/// Initial capacity of a batch, above the queue's limit so that it rarely grows;
+/// pages that are not touched cost nothing.
+const BATCH: usize = 512 * 1024;
+
+/// What became of a request.
+pub(super) type Outcome = Result<(), Failure>;
+
+/// A file, and what records in it look like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    pub(super) path: FilePath,
+    pub(super) format: Format,
+}
+
+impl Destination {
+    /// What records in it look like.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+}
+
+/// Who waits for the outcome of a request.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// A caller, until it is answered; and what to count when the request is written.
+    Caller(Option<oneshot::Sender<Outcome>>, Tally),
+    /// Nobody; what to count a record that is not written as.
+    Nobody(Arc<Counter>),
+}
+
+/// The requests for one file that will be written together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) to: Destination,
+    pub(super) bytes: Vec<u8>,
+    /// Where each request ends in `bytes`.
+    pub(super) ends: Vec<usize>,
+}
+
+/// The outcome of a batch: how many of its requests are in the file, and why the
+/// others are not.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) whole: usize,
+    pub(super) failure: Option<Failure>,
+}
+
+/// What the writer does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Waiting for work.
+    #[default]
+    Idle,
+    /// Working, since then.
+    Busy(Instant),
+    /// Working for so long that callers are no longer kept waiting.
+    Stalled,
+}
+
+/// What the writer is to do next.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// These batches.
+    Round(Vec<Batch>),
+    /// What was due at a time.
+    Due,
+    /// Nothing any more.
+    End,
+}
+
+/// What came back from the writer since the event loop last asked.
+#[derive(Debug)]
+pub(super) struct Update {
+    /// Callers and their answers.
+    pub(super) answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+    /// Whether the writer was done with something.
+    pub(super) is_freed: bool,
+    pub(super) progress: Progress,
+    /// Whether reports can be written, as far as is known.
+    pub(super) is_accepting: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    batches: Vec<Batch>,
+    /// Who waits, for each of `batches`.
+    waiters: Vec<Vec<Waiter>>,
+    /// Who waits, for each batch that is being written.
+    writing: Vec<Vec<Waiter>>,
+    /// Bytes in `batches` and in the writer's hands.
+    queued: usize,
+    answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+    is_freed: bool,
+    spare: Vec<Batch>,
+    waker: Option<Waker>,
+    progress: Progress,
+    is_failing: bool,
+    is_closing: bool,
+    unsynced: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    work: Condvar,
+    capacity: usize,
+}
+
+/// The event loop's side.
+impl Queue {
+    /// An empty one, with room until `capacity` bytes are queued.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { state: Mutex::default(), work: Condvar::new(), capacity }
+    }
+
+    /// A thread that panicked can't leave the state half changed: with
+    /// panic=abort it takes the process with it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another request is taken now.
+    pub(super) fn has_room(&self) -> bool {
+        let state = self.lock();
+        state.queued < self.capacity && state.progress != Progress::Stalled
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.lock().progress == Progress::Stalled
+    }
+
+    /// Bytes that wait to be written, or are being written.
+    pub(super) fn queued(&self) -> usize {
+        self.lock().queued
+    }
+
+    /// Adds one request: `render` appends its bytes, and what it appended is
+    /// taken back if it fails.
+    pub(super) fn add<E>(
+        &self,
+        to: &Destination,
+        waiter: Waiter,
+        render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut state = self.lock();
+        let at = state.batch_for(to);
+        let batch = &mut state.batches[at];
+        let start = batch.bytes.len();
+        if let Err(error) = render(&mut batch.bytes) {
+            batch.bytes.truncate(start);
+            if batch.ends.is_empty() {
+                let batch = state.batches.swap_remove(at);
+                state.waiters.swap_remove(at);
+                state.recycle(batch);
+            }
+            return Err(error);
+        }
+        batch.to.format = to.format;
+        batch.ends.push(batch.bytes.len());
+        let added = batch.bytes.len() - start;
+        state.queued += added;
+        state.waiters[at].push(waiter);
+        state.wake();
+        Ok(())
+    }
+
+    /// Sets the writer to work on what was added, and returns what came back since
+    /// this was last called. `waker` is woken when there is more.
+    pub(super) fn update(&self, waker: &Waker) -> Update {
+        let mut state = self.lock();
+        if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            state.waker = Some(waker.clone());
+        }
+        if state.progress == Progress::Idle && !state.batches.is_empty() {
+            state.progress = Progress::Busy(Instant::now());
+            self.work.notify_one();
+        }
+        Update {
+            answers: std::mem::take(&mut state.answers),
+            is_freed: std::mem::take(&mut state.is_freed),
+            progress: state.progress,
+            is_accepting: !state.is_failing && state.progress != Progress::Stalled,
+        }
+    }
+
+    /// If the writer has been busy for as long as `limit`, answers everyone who
+    /// waits for it, once. What is queued stays queued, and is counted if it is
+    /// written later. Returns whether a stall begins.
+    pub(super) fn stall(&self, limit: Duration) -> bool {
+        let mut state = self.lock();
+        let Progress::Busy(since) = state.progress else { return false };
+        if since.elapsed() < limit {
+            return false;
+        }
+        state.progress = Progress::Stalled;
+        let failure = Failure::new(Reason::Stalled, "the volume has stalled; the report may be written yet");
+        let State { writing, waiters, answers, .. } = &mut *state;
+        for waiter in writing.iter_mut().chain(waiters).flatten() {
+            if let Waiter::Caller(caller, _) = waiter {
+                answers.extend(caller.take().map(|caller| (caller, Err(failure.clone()))));
+            }
+        }
+        true
+    }
+
+    /// Asks the writer to end when all is written.
+    pub(super) fn close(&self) {
+        self.lock().is_closing = true;
+        self.work.notify_one();
+    }
+
+    /// What the writer has not done.
+    pub(super) fn unfinished(&self) -> Unfinished {
+        let state = self.lock();
+        Unfinished { bytes: state.queued, files: state.unsynced }
+    }
+}
+
+/// The writer's side.
+impl Queue {
+    /// Waits for work, no longer than until `due`.
+    pub(super) fn next(&self, due: Option<Instant>) -> Work {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            // Before what arrives: that may never end.
+            if due.is_some_and(|due| due <= now) {
+                state.progress = Progress::Busy(now);
+                return Work::Due;
+            }
+            if !state.batches.is_empty() {
+                state.progress = Progress::Busy(now);
+                state.writing = std::mem::take(&mut state.waiters);
+                return Work::Round(std::mem::take(&mut state.batches));
+            }
+            if state.is_closing {
+                return Work::End;
+            }
+            state.progress = Progress::Idle;
+            state = match due {
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(due) => {
+                    let waited = self.work.wait_timeout(state, due.saturating_duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Answers the callers of a round. See [`Self::done`].
+    pub(super) fn finish(&self, batches: Vec<Batch>, written: &[Written], is_accepting: bool) -> bool {
+        self.lock().finish(batches, written);
+        self.done(is_accepting)
+    }
+
+    /// The writer has finished its work; `is_accepting` is what it knows of the
+    /// volume. Returns whether that ends a stall.
+    pub(super) fn done(&self, is_accepting: bool) -> bool {
+        let mut state = self.lock();
+        state.is_freed = true;
+        state.is_failing = !is_accepting;
+        let before = std::mem::take(&mut state.progress);
+        state.wake();
+        before == Progress::Stalled
+    }
+
+    /// The writer has ended; so many files could not be put on disk.
+    pub(super) fn end(&self, unsynced: usize) {
+        self.lock().unsynced = unsynced;
+    }
+}
+
+impl State {
+    /// The batch of a file, begun now if there is none.
+    fn batch_for(&mut self, to: &Destination) -> usize {
+        if let Some(at) = self.batches.iter().position(|batch| batch.to.path == to.path) {
+            return at;
+        }
+        let batch = match self.spare.pop() {
+            Some(spare) => Batch { to: to.clone(), ..spare },
+            None => Batch { to: to.clone(), bytes: Vec::with_capacity(BATCH), ends: Vec::new() },
+        };
+        self.batches.push(batch);
+        self.waiters.push(Vec::new());
+        self.batches.len() - 1
+    }
+
+    /// Keeps a batch's memory to be used again, unless it has grown or there is
+    /// enough of it.
+    fn recycle(&mut self, mut batch: Batch) {
+        if batch.bytes.capacity() <= BATCH && self.spare.len() < 2 {
+            batch.bytes.clear();
+            batch.ends.clear();
+            self.spare.push(batch);
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn finish(&mut self, batches: Vec<Batch>, written: &[Written]) {
+        let writing = std::mem::take(&mut self.writing);
+        for ((batch, waiters), written) in batches.into_iter().zip(writing).zip(written) {
+            self.queued -= batch.bytes.len();
+            for (at, waiter) in waiters.into_iter().enumerate() {
+                let outcome = match &written.failure {
+                    Some(failure) if at >= written.whole => Err(failure.clone()),
+                    _ => Ok(()),
+                };
+                self.answer(waiter, outcome);
+            }
+            self.recycle(batch);
+        }
+    }
+
+    /// Counts what is in the file, whether its caller still waits or not.
+    fn answer(&mut self, waiter: Waiter, outcome: Outcome) {
+        match waiter {
+            Waiter::Caller(caller, Tally { counter, count }) => {
+                if outcome.is_ok() {
+                    counter.add(count);
+                }
+                self.answers.extend(caller.map(|caller| (caller, outcome)));
+            }
+            Waiter::Nobody(errors) => errors.add(u64::from(outcome.is_err())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::Volume;
+
+    fn file(name: &str) -> Destination {
+        let volume = Volume::open(&std::env::temp_dir()).unwrap();
+        Destination { path: volume.resolve(name.as_bytes()).unwrap(), format: Format::Text }
+    }
+
+    /// Adds a request of 10 bytes.
+    fn add(queue: &Queue, name: &str, counter: &Arc<Counter>) -> oneshot::Receiver<Outcome> {
+        let (caller, outcome) = oneshot::channel();
+        let waiter = Waiter::Caller(Some(caller), Tally { counter: Arc::clone(counter), count: 2 });
+        let render = |out: &mut Vec<u8>| {
+            out.extend_from_slice(&[b'x'; 10]);
+            Ok::<_, ()>(())
+        };
+        queue.add(&file(name), waiter, render).unwrap();
+        outcome
+    }
+
+    fn round(queue: &Queue) -> Vec<Batch> {
+        match queue.next(None) {
+            Work::Round(batches) => batches,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn answer(queue: &Queue) -> Update {
+        let mut turn = queue.update(Waker::noop());
+        turn.answers.drain(..).for_each(|(caller, outcome)| drop(caller.send(outcome)));
+        turn
+    }
+
+    const WRITTEN: Written = Written { whole: usize::MAX, failure: None };
+
+    #[test]
+    fn requests_that_are_whole_in_the_file_are_written_and_the_others_are_not() {
+        let (queue, counter) = (Queue::new(1000), Arc::default());
+        let mut outcomes: Vec<_> = (0..4).map(|_| add(&queue, "a", &counter)).collect();
+        let batches = round(&queue);
+        assert_eq!(batches[0].ends, [10, 20, 30, 40]);
+        let failure = Some(Failure::new(Reason::Full, "full"));
+        queue.finish(batches, &[Written { whole: 3, failure }], false);
+        assert!(!answer(&queue).is_accepting);
+        let told = outcomes.iter_mut().map(|outcome| outcome.try_recv().unwrap().is_ok());
+        assert_eq!(told.collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!((counter.get(), queue.queued()), (6, 0));
+    }
+
+    #[test]
+    fn a_stall_is_answered_once_and_what_is_written_after_it_is_counted() {
+        let (queue, counter) = (Queue::new(1000), Arc::default());
+        let mut writing = add(&queue, "a", &counter);
+        let batches = round(&queue);
+        let mut waiting = add(&queue, "b", &counter);
+        assert!(!queue.stall(Duration::from_secs(3600)));
+        assert!(queue.has_room());
+        assert!(queue.stall(Duration::ZERO) && !queue.stall(Duration::ZERO));
+        assert!(!queue.has_room());
+        let turn = answer(&queue);
+        assert_eq!((turn.is_accepting, turn.progress), (false, Progress::Stalled));
+        for outcome in [&mut writing, &mut waiting] {
+            assert_eq!(outcome.try_recv().unwrap().unwrap_err().reason, Reason::Stalled);
+        }
+        assert_eq!(queue.queued(), 20);
+        assert!(queue.finish(batches, &[WRITTEN], true), "the end of the stall");
+        let turn = answer(&queue);
+        assert!(turn.is_freed && turn.is_accepting && turn.answers.is_empty());
+        let batches = round(&queue);
+        assert!(!queue.finish(batches, &[WRITTEN], true));
+        assert_eq!((counter.get(), queue.queued()), (4, 0));
+    }
+
+    #[test]
+    fn a_request_whose_caller_has_gone_is_counted_and_one_that_nobody_waits_for_if_it_fails() {
+        let (queue, counter, errors) = (Queue::new(1000), Arc::default(), Arc::<Counter>::default());
+        drop(add(&queue, "a", &counter));
+        let waiter = Waiter::Nobody(Arc::clone(&errors));
+        queue.add(&file("b"), waiter, |_| Ok::<_, ()>(())).unwrap();
+        let failure = Some(Failure::new(Reason::Full, "full"));
+        queue.finish(round(&queue), &[WRITTEN, Written { whole: 0, failure }], true);
+        assert_eq!((counter.get(), errors.get()), (2, 1));
+    }
+
+    #[test]
+    fn what_fails_to_render_leaves_nothing_behind() {
+        let (queue, counter) = (Queue::new(1000), Arc::default());
+        let fail = |name| {
+            let render = |out: &mut Vec<u8>| {
+                out.push(b'y');
+                Err("no")
+            };
+            queue.add(&file(name), Waiter::Nobody(Arc::default()), render).unwrap_err()
+        };
+        fail("a");
+        let _outcome = add(&queue, "a", &counter);
+        fail("a");
+        fail("b");
+        let batches = round(&queue);
+        assert_eq!((batches.len(), &*batches[0].bytes, &*batches[0].ends), (1, &[b'x'; 10][..], &[10][..]));
+    }
+
+    #[test]
+    fn what_is_due_comes_before_what_arrives_and_the_end_after_all() {
+        let (queue, counter) = (Queue::new(1000), Arc::default());
+        let _outcome = add(&queue, "a", &counter);
+        queue.close();
+        assert!(matches!(queue.next(Some(Instant::now())), Work::Due));
+        assert!(matches!(queue.next(Some(Instant::now() + Duration::from_secs(3600))), Work::Round(_)));
+        assert!(matches!(queue.next(None), Work::End));
+    }
+}

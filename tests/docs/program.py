@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = sys.argv[1]
-MIXER = Path(os.environ["CARGO_TARGET_DIR"], os.environ["CARGO_BUILD_TARGET"], "debug/examples/mixer")
+MIXER = Path(os.environ["CARGO_TARGET_DIR"], os.environ["CARGO_BUILD_TARGET"], "release/replay")
 
 
 def run(*command, cwd=ROOT, check=True):

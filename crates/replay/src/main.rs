@@ -2,15 +2,15 @@
 //! prints what comes back.
 //!
 //! ```text
-//! cargo run --example mixer -- tests/captures/metric
-//! cargo run --example mixer -- --report 'requestcount 1 response_code=200'
-//! cargo run --example mixer -- --count 10000 --in-flight 64 tests/captures/metric/001.bin
+//! make replay
+//! make replay ARGS="--report 'requestcount 1 response_code=200'"
+//! make replay ARGS='--count 10000 --in-flight 64 tests/captures/metric/001.bin'
 //! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is what it is for")]
 
 #[allow(dead_code, unreachable_pub, reason = "the tests, who share it, use more of it")]
-#[path = "../tests/adapter/support/client.rs"]
+#[path = "../../../tests/adapter/support/client.rs"]
 mod client;
 
 use std::collections::BTreeMap;

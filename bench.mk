@@ -1,45 +1,49 @@
 # Figures: what the adapter costs, on this machine and in instructions.
 
-RELEASE  := $(dir $(BINARY))
-PROFILED := $(RELEASE:release/=profiling/)
-FLOOR    := $(RELEASE)examples/floor
-SPAWN    := $(RELEASE)examples/spawn
-STAGES   := $(RELEASE)examples/stages
+RELEASE   = $(OUT)/$(TARGET)/release
+PROFILED  = $(OUT)/$(TARGET)/profiling
 BENCH    ?=
 
-# Each as cargo would make it alone: asked for together, they share features.
-$(FLOOR) $(SPAWN) $(STAGES): $(RELEASE)examples/%: $(SOURCES) examples/%.rs | setup
-	$(CARGO) build --release --locked --target $(TARGET) --example $(@F)
-	@touch $@
+# Each example as cargo would make it alone: asked for together, they share
+# features.
+.PHONY: examples
+examples: build
+	$(CARGO) build --release --locked --target $(TARGET) --example floor
+	$(CARGO) build --release --locked --target $(TARGET) --example spawn
+	$(CARGO) build --release --locked --target $(TARGET) --example stages
 
-$(PROFILED)mygrpcadapter: $(SOURCES) | setup
+.PHONY: profiled
+profiled: setup
 	$(CARGO) build --profile profiling --locked --target $(TARGET)
-	@touch $@
 
-$(PROFILED)examples/floor $(PROFILED)examples/stages: $(PROFILED)examples/%: $(SOURCES) examples/%.rs | setup
-	$(CARGO) build --profile profiling --locked --target $(TARGET) --example $(@F)
-	@touch $@
+.PHONY: profiled-examples
+profiled-examples: profiled
+	$(CARGO) build --profile profiling --locked --target $(TARGET) --example floor
+	$(CARGO) build --profile profiling --locked --target $(TARGET) --example stages
+
+MEASURED  = '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn' '$(RELEASE)/examples/stages'
 
 .PHONY: bench
-bench: build $(FLOOR) $(SPAWN) $(STAGES) ## load, stages, memory, start and idling (BENCH=--quick)
-	@./benches/run $(BENCH) $(BINARY) $(FLOOR) $(SPAWN) $(STAGES)
+bench: examples ## load, stages, memory, start and idling (BENCH=--quick)
+	@./benches/run $(BENCH) $(MEASURED)
 
 # The figures of record, and the README has to say the same: `make test` looks.
 .PHONY: results
-results: build $(FLOOR) $(SPAWN) $(STAGES) ## take the figures anew into benches/RESULTS.md (BENCH=--quick)
-	@./benches/run --markdown $(BENCH) $(BINARY) $(FLOOR) $(SPAWN) $(STAGES) >$(RELEASE)RESULTS.md
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/size --markdown $(BINARY) >>$(RELEASE)RESULTS.md
-	@cp $(RELEASE)RESULTS.md benches/RESULTS.md
+results: examples ## take the figures anew into benches/RESULTS.md (BENCH=--quick)
+	@./benches/run --markdown $(BENCH) $(MEASURED) >'$(OUT)/RESULTS.md'
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/size --markdown '$(BINARY)' >>'$(OUT)/RESULTS.md'
+	@cp '$(OUT)/RESULTS.md' benches/RESULTS.md
 
 .PHONY: instructions
-instructions: $(PROFILED)mygrpcadapter $(PROFILED)examples/floor $(PROFILED)examples/stages ## instructions per request, by callgrind
-	@./benches/instructions $(BENCH) $(wordlist 1,2,$^) --stages $(lastword $^)
+instructions: profiled-examples ## instructions per request, by callgrind
+	@./benches/instructions $(BENCH) '$(PROFILED)/mygrpcadapter' '$(PROFILED)/examples/floor' \
+	    --stages '$(PROFILED)/examples/stages'
 
 .PHONY: where
 where: BODY ?= metric-001
-where: $(PROFILED)mygrpcadapter ## where the instructions of a BODY (metric-001) go: functions, crates, files
-	@./benches/instructions --top $(BODY) $^
+where: profiled ## where the instructions of a BODY (metric-001) go: functions, crates, files
+	@./benches/instructions --top $(BODY) '$(PROFILED)/mygrpcadapter'
 
 .PHONY: instructions-check
-instructions-check: $(PROFILED)mygrpcadapter ## fail where .ci/instructions is exceeded
-	@./benches/instructions --check .ci/instructions $^
+instructions-check: profiled ## fail where .ci/instructions is exceeded
+	@./benches/instructions --check .ci/instructions '$(PROFILED)/mygrpcadapter'

@@ -9,8 +9,8 @@ FUZZ_OPTIONS := --target $(FUZZ_HOST) --sanitizer $(SANITIZER)
 
 .PHONY: fuzz-build
 fuzz-build: ## build the fuzz targets
-	@command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz
-	$(CARGO) fetch --quiet --locked --manifest-path fuzz/Cargo.toml
+	@./.ci/tool cargo-fuzz 0.13.2
+	$(CARGO) fetch --locked --manifest-path fuzz/Cargo.toml
 	$(CARGO_FUZZ) build $(FUZZ_OPTIONS)
 
 .PHONY: fuzz
@@ -27,9 +27,9 @@ fuzz: fuzz-build ## run each fuzz target for SECONDS (60)
 fuzz-check: ## lint, formatting and tests of what the fuzz targets stand on
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
-	$(CARGO) test --locked --quiet --manifest-path fuzz/Cargo.toml --lib
+	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml --lib
 
 .PHONY: soak
 soak: SECONDS ?= 600
 soak: build ## the binary under load and faults for SECONDS (600), and an exact account
-	$(CARGO) run --quiet --locked --target $(TARGET) --example soak -- $(BINARY) $(SECONDS)
+	$(CARGO) run --locked --target $(TARGET) --example soak -- '$(BINARY)' $(SECONDS)

@@ -1,32 +1,32 @@
 # --- what a release has besides the image ----------------------------------
 
-SBOM = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/mygrpcadapter-$(VERSION)-$(TARGET).cdx.json
+SBOM = $(OUT)/$(TARGET)/mygrpcadapter-$(VERSION)-$(TARGET).cdx.json
 
 .PHONY: sbom
-sbom: | setup cyclonedx ## the bill of materials of the binary, CycloneDX
-	@mkdir -p $(dir $(SBOM))
-	@CARGO='$(CARGO)' ./.ci/sbom $(TARGET) >$(SBOM).new && mv $(SBOM).new $(SBOM)
-	@echo $(SBOM)
+sbom: setup cyclonedx ## the bill of materials of the binary, CycloneDX
+	@mkdir -p '$(OUT)/$(TARGET)'
+	@CARGO='$(CARGO)' ./.ci/sbom $(TARGET) >'$(SBOM).new' && mv '$(SBOM).new' '$(SBOM)'
+	@echo '$(SBOM)'
 
 .PHONY: cyclonedx
 cyclonedx:
-	@command -v cargo-cyclonedx >/dev/null || $(CARGO) install --quiet --locked cargo-cyclonedx@0.5.9
+	@./.ci/tool cargo-cyclonedx 0.5.9
 
 .PHONY: sbom-check
-sbom-check: | setup cyclonedx ## it is valid, complete, and the same in every directory
+sbom-check: setup cyclonedx ## it is valid, complete, and the same in every directory
 	@CARGO='$(CARGO)' ./tests/sbom/check $(TARGET)
 
-DIST ?= $(or $(CARGO_TARGET_DIR),target)/dist
+DIST ?= target/dist
 
 .PHONY: dist
 dist: ## what a release has besides the images that docker-push-all pushed
-	@DOCKER='$(DOCKER)' VERSION='$(VERSION)' ./.ci/dist $(DIST) $(foreach p,$(PLATFORMS),$(IMAGE)-$(notdir $p))
-	@ls $(DIST)
+	@DOCKER='$(DOCKER)' VERSION='$(VERSION)' ./.ci/dist '$(DIST)' $(foreach p,$(PLATFORMS),$(IMAGE)-$(notdir $p))
+	@ls '$(DIST)'
 
 .PHONY: workflows-check
 workflows-check: ## lint .github/workflows
 	@./tests/workflows/check
 
 .PHONY: docs-check
-docs-check: build | cyclonedx ## run what the docs say can be run; flags, metrics, links and alerts they name
-	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./tests/docs/check $(BINARY)
+docs-check: build cyclonedx ## run what the docs say can be run; flags, metrics, links and alerts they name
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./tests/docs/check '$(BINARY)'

@@ -18,10 +18,11 @@ BUILD_FLAGS        ?=
 LATEST             ?=
 
 VERSION   = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-# The commit as `--version` says it; untracked files can get into an image, so
-# they count as dirt here.
+# The commit as `--version` says it. What does not get into the image is no dirt;
+# untracked files can get into it.
 REVISION  = $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null),unknown)$(DIRTY)
-DIRTY     = $(if $(shell git status --porcelain 2>/dev/null),-dirty)
+DIRTY     = $(if $(shell git status --porcelain -- $(INSIDE) 2>/dev/null),-dirty)
+INSIDE    = Dockerfile $(filter-out benches/% examples/% tests/%,$(shell sed -n 's/^!//p' .dockerignore))
 TAG      ?= $(VERSION)$(DIRTY)
 EPOCH     = $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 # Where the source is, without a name or password in it.
@@ -85,8 +86,5 @@ image-reproduce: ## build HEAD twice, in two directories; layer and digest must 
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/reproduce
 
 .PHONY: size
-size: build ## sizes of binary, image and crates, against .ci/budget
-	@$(CARGO) build --quiet --profile profiling --locked --target $(TARGET)
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/size $(BINARY) $(PROFILED)
-
-PROFILED = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/profiling/mygrpcadapter
+size: build profiled ## sizes of binary, image and crates, against .ci/budget
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/size '$(BINARY)' '$(PROFILED)/mygrpcadapter'

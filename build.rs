@@ -44,10 +44,12 @@ fn leave_out_unwinding() {
     println!("cargo:rerun-if-changed={}", script.display());
     // On x86_64 gcc links, elsewhere the linker itself is called.
     let gcc = set_to("CARGO_CFG_TARGET_ARCH", "x86_64");
-    for words in [["--no-eh-frame-hdr"].as_slice(), &["-T", &script.display().to_string()]] {
-        for word in words {
-            println!("cargo:rustc-link-arg-bins={}{word}", if gcc { "-Wl," } else { "" });
+    for word in ["--no-eh-frame-hdr", "-T", &script.display().to_string()] {
+        if gcc {
+            // Not -Wl, which would split a path at its commas.
+            println!("cargo:rustc-link-arg-bins=-Xlinker");
         }
+        println!("cargo:rustc-link-arg-bins={word}");
     }
 }
 

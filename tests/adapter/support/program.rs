@@ -255,9 +255,12 @@ impl Drop for Adapter {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let text = self.log().join("\n");
         if std::thread::panicking() {
-            let text = self.log().join("\n");
             let _ = writeln!(io::stderr(), "the adapter's log:\n{text}");
+        } else {
+            // A panic aborts the release program; the one for tests goes on.
+            assert!(!text.contains("panicked at"), "the adapter's log:\n{text}");
         }
     }
 }

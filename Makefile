@@ -4,6 +4,7 @@ CARGO    ?= cargo
 ARCH     ?= $(shell uname -m | sed 's/arm64/aarch64/')
 TARGET   ?= $(ARCH)-unknown-linux-musl
 PORT     ?= 8000
+VOLUME   ?= volume
 # More words for the adapter (run), for the client (replay), for cargo (test).
 ARGS     ?=
 
@@ -35,8 +36,8 @@ build: setup ## the static binary
 
 .PHONY: run
 run: setup ## build and start on ./volume and PORT (8000); ARGS='--format json'
-	@mkdir -p volume
-	$(CARGO) run --release --locked --target $(TARGET) -- $(PORT) --volume volume $(ARGS)
+	@mkdir -p '$(VOLUME)'
+	$(CARGO) run --release --locked --target $(TARGET) -- $(PORT) --volume '$(VOLUME)' $(ARGS)
 
 .PHONY: replay
 replay: setup ## send recorded requests of a Mixer to PORT (8000); ARGS=--help

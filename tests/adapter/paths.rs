@@ -1,14 +1,11 @@
 //! Where a handler may write, and where not.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::support::message::{METRIC, Shape, WALKTHROUGH, params, request};
+use crate::support::program::socket_in;
 use crate::support::{Adapter, Client, INVALID_ARGUMENT, OK, Reply, Scratch};
 
 async fn write_to(client: &Client, path: &[u8]) -> (u32, String) {
@@ -44,13 +41,6 @@ async fn paths_that_break_a_rule_are_refused_by_its_name() {
     assert!(adapter.files().is_empty());
 }
 
-/// A socket in a directory whose path may be longer than the 107 bytes of a
-/// socket's address.
-fn bind_in(dir: &Path, name: &str) -> UnixListener {
-    let dir = File::open(dir).unwrap();
-    UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).unwrap()
-}
-
 #[tokio::test]
 async fn what_is_no_regular_file_is_refused_and_nothing_outside_is_touched() {
     let scratch = Scratch::new();
@@ -65,7 +55,7 @@ async fn what_is_no_regular_file_is_refused_and_nothing_outside_is_touched() {
     std::fs::write(volume.join("real.txt"), "").unwrap();
     std::fs::create_dir(volume.join("dir")).unwrap();
     mknodat(CWD, volume.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
-    let _socket = bind_in(&volume, "socket");
+    let _socket = socket_in(&volume, "socket");
 
     let adapter = Adapter::start_on(&volume, &[]).await;
     let client = adapter.client().await;

@@ -36,9 +36,11 @@ def execute(text, tree):
             if command in ELSEWHERE:
                 continue
             if command == "make run":
-                servers.enter_context(started("make", "run", cwd=tree))
+                # Where it is built already, but with the other's volume.
+                servers.enter_context(started("make", "run", f"VOLUME={tree}/volume"))
                 continue
-            done = subprocess.run(["bash", "-euc", command], cwd=tree, capture_output=True, text=True)
+            cwd = ROOT if command.startswith("make replay") else tree
+            done = subprocess.run(["bash", "-euc", command], cwd=cwd, capture_output=True, text=True)
             print(f"      $ {command}", flush=True)
             if done.returncode:
                 yield f"`{command}` exited {done.returncode}: {(done.stdout + done.stderr)[-800:]}"

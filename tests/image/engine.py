@@ -74,6 +74,8 @@ def make(target, check=True, cwd=ROOT, goals=(), **variables):
              "BUILDER": os.environ.get("BUILDER", ""), **variables}
     if "mygrpcadapter-builder:" in given["BUILDER"]:
         given["NETWORK"] = "host"
+    if check and target.startswith("docker-"):
+        print(f"      make {target}: minutes, where it builds", file=sys.stderr, flush=True)
     words = [f"{name}={value}" for name, value in given.items()]
     # A make above this one passes its own variables down.
     return run("make", "--no-print-directory", target, *goals, *words, check=check, cwd=cwd,

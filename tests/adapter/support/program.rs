@@ -1,7 +1,10 @@
 //! The program under test: started, watched, ended.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -62,6 +65,13 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A socket in a directory whose path may be longer than the 107 bytes that a
+/// socket's address has.
+pub fn socket_in(dir: &Path, name: &str) -> UnixListener {
+    let dir = File::open(dir).unwrap();
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).unwrap()
 }
 
 /// A running adapter; killed when it is dropped.

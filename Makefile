@@ -28,7 +28,7 @@ help: ## list the targets
 
 .PHONY: setup
 setup: ## say what building needs and is missing; install it, as root on Debian
-	@CARGO='$(CARGO)' ./.ci/setup $(TARGET)
+	@CARGO='$(CARGO)' ./scripts/setup $(TARGET)
 
 .PHONY: build
 build: setup ## the static binary
@@ -48,12 +48,12 @@ replay: setup ## send recorded requests of a Mixer to PORT (8000); ARGS=--help
 
 .PHONY: test
 test: setup ## every test that needs no container engine
-	@CARGO='$(CARGO)' ./.ci/test --locked --workspace --target $(TARGET) $(ARGS)
+	@CARGO='$(CARGO)' ./scripts/test --locked --workspace --target $(TARGET) $(ARGS)
 
 .PHONY: check
 check: lint ## lint, formatting, dependencies
 	$(CARGO) fmt --all --check
-	@./.ci/tool cargo-deny 0.20.2
+	@./scripts/tool cargo-deny 0.20.2
 	$(CARGO) deny --log-level error check bans licenses sources
 
 .PHONY: lint
@@ -69,8 +69,8 @@ fmt: ## format the sources
 clean: ## remove what was built
 	$(CARGO) clean
 
-include fuzz.mk
-include manifests.mk
-include bench.mk
-include image.mk
-include release.mk
+include make/fuzz.mk
+include make/manifests.mk
+include make/bench.mk
+include make/image.mk
+include make/release.mk

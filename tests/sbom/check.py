@@ -1,4 +1,4 @@
-"""Checks what `.ci/sbom` prints. `tests/sbom/check` runs it with the packages it needs."""
+"""Checks what `scripts/sbom` prints. `tests/sbom/check` runs it with the packages it needs."""
 
 import json
 import os
@@ -34,10 +34,10 @@ def elsewhere():
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory, "elsewhere")
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns("target", ".git", "fuzz"))
-        return printed(".ci/sbom", TARGET, cwd=tree)
+        return printed("scripts/sbom", TARGET, cwd=tree)
 
 
-text = printed(".ci/sbom", TARGET)
+text = printed("scripts/sbom", TARGET)
 bom = json.loads(text)
 crates = {c["name"]: c for c in bom["components"] if c["purl"].startswith("pkg:cargo/")}
 
@@ -52,7 +52,7 @@ check("each crate has the checksum of Cargo.lock",
       [name for name, crate in crates.items() if name != "records"
        and crate["hashes"] != [{"alg": "SHA-256", "content": locked.get(name)}]])
 check("each part has a licence", [c["name"] for c in bom["components"] if not c.get("licenses")])
-notice = re.findall(r"^([\w-]+) ([\d.]+): \S", printed(".ci/notice", TARGET), re.M)
+notice = re.findall(r"^([\w-]+) ([\d.]+): \S", printed("scripts/notice", TARGET), re.M)
 check("they are the crates of the notices in the image",
       set(notice) ^ {(name, c["version"]) for name, c in crates.items() if name != "records"})
 check("macros and what tests use are not in it", crates.keys() & {"syn", "prost-derive", "proptest", "protox"})

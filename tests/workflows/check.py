@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-TARGETS = set(re.findall(r"^([a-z][a-z-]*):", "".join(p.read_text() for p in [Path("Makefile"), *Path().glob("*.mk")]), re.M))
+TARGETS = set(re.findall(r"^([a-z][a-z-]*):", "".join(p.read_text() for p in [Path("Makefile"), *Path("make").glob("*.mk")]), re.M))
 WRITERS = {("release.yml", "release")}
 
 

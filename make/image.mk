@@ -44,7 +44,7 @@ export BUILDX_NO_DEFAULT_ATTESTATIONS ?= 1
 CLASSIC   = $(if $(DOCKER_BUILDKIT),$(filter 0,$(DOCKER_BUILDKIT)),$(shell $(DOCKER) buildx version >/dev/null 2>&1 || echo 0))
 FOREIGN   = $(if $(CLASSIC),$(filter-out $(HOST),$(PLATFORM)))
 PLATFORM_FLAGS = $(if $(FOREIGN),--build-arg TARGETARCH=$(notdir $(PLATFORM)),$(if $(PLATFORM),--platform $(PLATFORM)))
-RELABEL   = $(if $(FOREIGN),DOCKER="$(DOCKER)" .ci/engine-relabel $(IMAGE) $(notdir $(PLATFORM)))
+RELABEL   = $(if $(FOREIGN),DOCKER="$(DOCKER)" scripts/engine-relabel $(IMAGE) $(notdir $(PLATFORM)))
 
 .PHONY: image
 image: docker-build ## the container image

@@ -9,7 +9,7 @@ FUZZ_OPTIONS := --target $(FUZZ_HOST) --sanitizer $(SANITIZER)
 
 .PHONY: fuzz-build
 fuzz-build: ## build the fuzz targets
-	@./.ci/tool cargo-fuzz 0.13.2
+	@./scripts/tool cargo-fuzz 0.13.2
 	$(CARGO) fetch --locked --manifest-path fuzz/Cargo.toml
 	$(CARGO_FUZZ) build $(FUZZ_OPTIONS)
 

@@ -5,12 +5,12 @@ SBOM = $(OUT)/$(TARGET)/mygrpcadapter-$(VERSION)-$(TARGET).cdx.json
 .PHONY: sbom
 sbom: setup cyclonedx ## the bill of materials of the binary, CycloneDX
 	@mkdir -p '$(OUT)/$(TARGET)'
-	@CARGO='$(CARGO)' ./.ci/sbom $(TARGET) >'$(SBOM).new' && mv '$(SBOM).new' '$(SBOM)'
+	@CARGO='$(CARGO)' ./scripts/sbom $(TARGET) >'$(SBOM).new' && mv '$(SBOM).new' '$(SBOM)'
 	@echo '$(SBOM)'
 
 .PHONY: cyclonedx
 cyclonedx:
-	@./.ci/tool cargo-cyclonedx 0.5.9
+	@./scripts/tool cargo-cyclonedx 0.5.9
 
 .PHONY: sbom-check
 sbom-check: setup cyclonedx ## it is valid, complete, and the same in every directory
@@ -20,7 +20,7 @@ DIST ?= target/dist
 
 .PHONY: dist
 dist: ## what a release has besides the images that docker-push-all pushed
-	@DOCKER='$(DOCKER)' VERSION='$(VERSION)' ./.ci/dist '$(DIST)' $(foreach p,$(PLATFORMS),$(IMAGE)-$(notdir $p))
+	@DOCKER='$(DOCKER)' VERSION='$(VERSION)' ./scripts/dist '$(DIST)' $(foreach p,$(PLATFORMS),$(IMAGE)-$(notdir $p))
 	@ls '$(DIST)'
 
 .PHONY: workflows-check

@@ -31,7 +31,7 @@ bench: examples ## load, stages, memory, start and idling (BENCH=--quick)
 .PHONY: results
 results: examples ## take the figures anew into benches/RESULTS.md (BENCH=--quick)
 	@./benches/run --markdown $(BENCH) $(MEASURED) >'$(OUT)/RESULTS.md'
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/size --markdown '$(BINARY)' >>'$(OUT)/RESULTS.md'
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size --markdown '$(BINARY)' >>'$(OUT)/RESULTS.md'
 	@cp '$(OUT)/RESULTS.md' benches/RESULTS.md
 
 .PHONY: instructions

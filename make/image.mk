@@ -79,12 +79,12 @@ image-name: ## print the image's name
 
 .PHONY: image-test
 image-test: ## what the image must do, on a container engine
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/test
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/test
 
 .PHONY: image-reproduce
 image-reproduce: ## build HEAD twice, in two directories; layer and digest must be the same
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/reproduce
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/reproduce
 
 .PHONY: size
 size: build profiled ## sizes of binary, image and crates, against .ci/budget
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" tests/image/size '$(BINARY)' '$(PROFILED)/mygrpcadapter'
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size '$(BINARY)' '$(PROFILED)/mygrpcadapter'

@@ -16,4 +16,4 @@ render: ## print a VARIANT (metric) with the image of docker-push, for `kubectl 
 
 .PHONY: manifests-check
 manifests-check: | setup ## schemas, references, descriptors, and that nothing is stale
-	CARGO='$(CARGO)' TARGET='$(TARGET)' ./tests/manifests/check
+	CARGO='$(CARGO)' TARGET='$(TARGET)' ./checks/manifests/check

@@ -14,7 +14,7 @@ cyclonedx:
 
 .PHONY: sbom-check
 sbom-check: setup cyclonedx ## it is valid, complete, and the same in every directory
-	@CARGO='$(CARGO)' ./tests/sbom/check $(TARGET)
+	@CARGO='$(CARGO)' ./checks/sbom/check $(TARGET)
 
 DIST ?= target/dist
 
@@ -25,8 +25,8 @@ dist: ## what a release has besides the images that docker-push-all pushed
 
 .PHONY: workflows-check
 workflows-check: ## lint .github/workflows
-	@./tests/workflows/check
+	@./checks/workflows/check
 
 .PHONY: docs-check
 docs-check: build cyclonedx ## run what the docs say can be run; flags, metrics, links and alerts they name
-	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./tests/docs/check '$(BINARY)'
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./checks/docs/check '$(BINARY)'

@@ -1,4 +1,4 @@
-"""Checks what `scripts/sbom` prints. `tests/sbom/check` runs it with the packages it needs."""
+"""Checks what `scripts/sbom` prints. `checks/sbom/check` runs it with the packages it needs."""
 
 import json
 import os

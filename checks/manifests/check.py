@@ -1,4 +1,4 @@
-"""Checks manifests/. `tests/manifests/check` runs it with the packages it needs."""
+"""Checks manifests/. `checks/manifests/check` runs it with the packages it needs."""
 
 import base64
 import copy

@@ -58,7 +58,7 @@ def find_builder():
         default = re.search(r"^ARG BUILDER=(\S+)", (ROOT / "Dockerfile").read_text(), re.M)[1]
         present = docker("image", "inspect", default, check=False).returncode == 0
         if not present and docker("pull", "--quiet", default, check=False).returncode != 0:
-            os.environ["BUILDER"] = run("tests/image/builder-base").stdout.decode().strip()
+            os.environ["BUILDER"] = run("checks/image/builder-base").stdout.decode().strip()
 
 
 def build(tag, **variables):

@@ -1,4 +1,4 @@
-"""Checks the docs. `tests/docs/check` runs it with what it needs."""
+"""Checks the docs. `checks/docs/check` runs it with what it needs."""
 
 import fnmatch
 import json
@@ -69,7 +69,7 @@ def names(path):
         for target in re.findall(r"^make ([a-z-]+)", span):
             if subprocess.run(["make", "-n", target, "DOCKERHUB_USERNAME=x"], cwd=ROOT, capture_output=True).returncode:
                 yield f"the Makefile has no {target}"
-        if re.fullmatch(r"(\.ci|\.github|benches|crates|docs|make|manifests|proto|scripts|src|tests)/[\w./-]+", span) and not (ROOT / span).exists() \
+        if re.fullmatch(r"(\.ci|\.github|benches|checks|crates|docs|make|manifests|proto|scripts|src|tests)/[\w./-]+", span) and not (ROOT / span).exists() \
                 and not span.startswith("manifests/mine"):  # the reader's own
             yield f"{span} does not exist"
 
@@ -112,7 +112,7 @@ def log_lines():
 
 def mixer_log():
     """The documented pattern finds what Mixers log for each mistake, and the table explains each."""
-    samples = (ROOT / "tests/docs/mixer.log").read_text()
+    samples = (ROOT / "checks/docs/mixer.log").read_text()
     for name in "walkthrough.md", "operating.md":
         text = (ROOT / "docs" / name).read_text()
         if "grep -E" not in text:
@@ -140,8 +140,8 @@ def alerts():
             yield "no promtool, and CI=true asks for it"
         return
     run("promtool", "check", "rules", "docs/alerts.yaml")
-    run("promtool", "test", "rules", "tests/docs/alerts.yaml")
-    tested = (ROOT / "tests/docs/alerts.yaml").read_text()
+    run("promtool", "test", "rules", "checks/docs/alerts.yaml")
+    tested = (ROOT / "checks/docs/alerts.yaml").read_text()
     for group in yaml.safe_load((ROOT / "docs/alerts.yaml").read_text())["groups"]:
         yield from (f"{rule['alert']} has no test" for rule in group["rules"] if rule["alert"] not in tested)
 

@@ -25,25 +25,25 @@ MEASURED  = '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn' 
 
 .PHONY: bench
 bench: examples ## load, stages, memory, start and idling (BENCH=--quick)
-	@./benches/run $(BENCH) $(MEASURED)
+	@./bench/run $(BENCH) $(MEASURED)
 
 # The figures of record, and the README has to say the same: `make test` looks.
 .PHONY: results
-results: examples ## take the figures anew into benches/RESULTS.md (BENCH=--quick)
-	@./benches/run --markdown $(BENCH) $(MEASURED) >'$(OUT)/RESULTS.md'
+results: examples ## take the figures anew into bench/RESULTS.md (BENCH=--quick)
+	@./bench/run --markdown $(BENCH) $(MEASURED) >'$(OUT)/RESULTS.md'
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size --markdown '$(BINARY)' >>'$(OUT)/RESULTS.md'
-	@cp '$(OUT)/RESULTS.md' benches/RESULTS.md
+	@cp '$(OUT)/RESULTS.md' bench/RESULTS.md
 
 .PHONY: instructions
 instructions: profiled-examples ## instructions per request, by callgrind
-	@./benches/instructions $(BENCH) '$(PROFILED)/mygrpcadapter' '$(PROFILED)/examples/floor' \
+	@./bench/instructions $(BENCH) '$(PROFILED)/mygrpcadapter' '$(PROFILED)/examples/floor' \
 	    --stages '$(PROFILED)/examples/stages'
 
 .PHONY: where
 where: BODY ?= metric-001
 where: profiled ## where the instructions of a BODY (metric-001) go: functions, crates, files
-	@./benches/instructions --top $(BODY) '$(PROFILED)/mygrpcadapter'
+	@./bench/instructions --top $(BODY) '$(PROFILED)/mygrpcadapter'
 
 .PHONY: instructions-check
 instructions-check: profiled ## fail where .ci/instructions is exceeded
-	@./benches/instructions --check .ci/instructions '$(PROFILED)/mygrpcadapter'
+	@./bench/instructions --check .ci/instructions '$(PROFILED)/mygrpcadapter'

@@ -22,7 +22,7 @@ VERSION   = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 # untracked files can get into it.
 REVISION  = $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null),unknown)$(DIRTY)
 DIRTY     = $(if $(shell git status --porcelain -- $(INSIDE) 2>/dev/null),-dirty)
-INSIDE    = Dockerfile $(filter-out benches/% examples/% tests/%,$(shell sed -n 's/^!//p' .dockerignore))
+INSIDE    = Dockerfile $(filter-out examples/% tests/%,$(shell sed -n 's/^!//p' .dockerignore))
 TAG      ?= $(VERSION)$(DIRTY)
 EPOCH     = $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 # Where the source is, without a name or password in it.

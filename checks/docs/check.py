@@ -69,7 +69,7 @@ def names(path):
         for target in re.findall(r"^make ([a-z-]+)", span):
             if subprocess.run(["make", "-n", target, "DOCKERHUB_USERNAME=x"], cwd=ROOT, capture_output=True).returncode:
                 yield f"the Makefile has no {target}"
-        if re.fullmatch(r"(\.ci|\.github|benches|checks|crates|docs|make|manifests|proto|scripts|src|tests)/[\w./-]+", span) and not (ROOT / span).exists() \
+        if re.fullmatch(r"(\.ci|\.github|bench|checks|crates|docs|make|manifests|proto|scripts|src|tests)/[\w./-]+", span) and not (ROOT / span).exists() \
                 and not span.startswith("manifests/mine"):  # the reader's own
             yield f"{span} does not exist"
 

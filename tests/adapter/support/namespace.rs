@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Says that a test can't run here, in the output and in the file that `make
-/// test` counts from; a failure where that may not be.
+/// Says that a test can't run here, in the output and, up to a colon, in the file
+/// that `make test` counts from; a failure where that may not be.
 pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
@@ -15,8 +15,9 @@ pub fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
     if let Some(file) = std::env::var_os("SKIPPED_TESTS") {
         let file = File::options().append(true).create(true).open(file);
+        let kind = reason.split(": ").next().unwrap_or_default();
         // One write, as tests run side by side.
-        file.unwrap().write_all(format!("{test}\t{reason}\n").as_bytes()).unwrap();
+        file.unwrap().write_all(format!("{test}\t{kind}\n").as_bytes()).unwrap();
     }
     let required = std::env::var("CI_REQUIRE_MOUNTS").is_ok_and(|value| value == "1");
     assert!(!required, "CI_REQUIRE_MOUNTS=1, but: {reason}");
@@ -69,7 +70,7 @@ impl Namespace {
         match namespace.try_run(&words) {
             Ok(()) => Some(namespace),
             Err(reason) => {
-                skip(&reason);
+                skip(&format!("mount {} is not possible: {reason}", options[..2].join(" ")));
                 None
             }
         }

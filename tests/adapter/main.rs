@@ -19,6 +19,7 @@ mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
 mod denials; // params of a denial that can't be used
 mod ends; // partial records, and who may append behind which end
+mod envoy_records; // Envoy's access logs and OTLP, from bytes to lines
 mod ext_authz; // Envoy's authorization checks
 mod faults; // a disk that fails, a process that is killed
 mod figures; // what the README says was measured

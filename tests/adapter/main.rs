@@ -20,6 +20,7 @@ mod configs; // handlers and their params
 mod denials; // params of a denial that can't be used
 mod durability; // what is on disk when it is acknowledged, and at the end
 mod ends; // partial records, and who may append behind which end
+mod envoy_records; // Envoy's access logs and OTLP, from bytes to lines
 mod ext_authz; // Envoy's authorization checks
 mod faults; // a disk that fails, a process that is killed
 mod figures; // what the README says was measured

@@ -204,6 +204,11 @@ pub fn timestamp(out: &mut Vec<u8>, value: Option<Instant>) {
     }
 }
 
+/// Whether a time is one that RFC 3339 can write.
+pub fn is_time(value: Instant) -> bool {
+    (YEAR_1..YEAR_10000).contains(&value.seconds) && (0..NANOS).contains(&i64::from(value.nanos))
+}
+
 /// A second since 1970 as `2006-01-02T15:04:05`, within the years 1 to 9999.
 pub fn second(out: &mut Vec<u8>, seconds: i64) {
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u64);

@@ -10,14 +10,14 @@ FROM --platform=${BUILDPLATFORM:-$HOST} $BUILDER AS build
 WORKDIR /src
 # No default in this line: BuildKit would take it over its own value.
 ARG TARGETARCH
-COPY .ci/setup .ci/engine-stage .ci/
-RUN .ci/engine-stage tools
+COPY scripts/setup scripts/engine-stage scripts/
+RUN scripts/engine-stage tools
 COPY . .
 ARG REVISION=unknown
 # The C compiler takes its __TIME__, which mimalloc has in it, from here too.
 ARG SOURCE_DATE_EPOCH=0
-RUN .ci/engine-stage build
-RUN .ci/engine-stage root /root-of-image
+RUN scripts/engine-stage build
+RUN scripts/engine-stage root /root-of-image
 
 FROM scratch
 ARG REVISION=unknown
@@ -29,7 +29,7 @@ LABEL org.opencontainers.image.title="mygrpcadapter" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.source="$SOURCE"
-# One layer: the binary, cat and tail as links to it, the licences, /volume.
+# One layer: the binary, links to it in /bin, the licences, /volume.
 COPY --from=build /root-of-image/ /
 ENV PATH=/bin
 USER 65532:65532

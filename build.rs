@@ -40,14 +40,18 @@ fn leave_out_unwinding() {
     if !set_to("PROFILE", "release") || !set_to("CARGO_CFG_TARGET_ENV", "musl") {
         return;
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cargo/no-unwind.ld");
+    // Asked now, not when this was compiled: the directory may have moved since.
+    let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let script = Path::new(&here).join(".cargo/no-unwind.ld");
     println!("cargo:rerun-if-changed={}", script.display());
     // On x86_64 gcc links, elsewhere the linker itself is called.
     let gcc = set_to("CARGO_CFG_TARGET_ARCH", "x86_64");
-    for words in [["--no-eh-frame-hdr"].as_slice(), &["-T", &script.display().to_string()]] {
-        for word in words {
-            println!("cargo:rustc-link-arg-bins={}{word}", if gcc { "-Wl," } else { "" });
+    for word in ["--no-eh-frame-hdr", "-T", &script.display().to_string()] {
+        if gcc {
+            // Not -Wl, which would split a path at its commas.
+            println!("cargo:rustc-link-arg-bins=-Xlinker");
         }
+        println!("cargo:rustc-link-arg-bins={word}");
     }
 }
 

@@ -15,6 +15,8 @@ import sys
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, PING, WINDOW_UPDATE = 4, 6, 8
 REPORTS = ("metric", "logentry", "tracespan", "edge", "reportnothing")
+# What Envoy logs, by the target that takes it.
+LOGS = {"als-http": "access_log", "als-tcp": "access_log", "otlp-logs": "log_records"}
 # The order of the methods in targets/calls.rs.
 CALLS = {"metric": 0, "logentry": 1, "authorization": 2}
 VALIDATE = 7
@@ -33,6 +35,10 @@ def main(captures: pathlib.Path, corpus: pathlib.Path) -> None:
     for path in sorted((captures / "envoy/ext-authz").glob("*.bin")):
         for step in (b"\0", b"\x3f"):
             seed("ext_authz", step + path.read_bytes())
+
+    for folder, target in LOGS.items():
+        for path in sorted((captures / "envoy" / folder).glob("*.bin")):
+            seed(target, path.read_bytes())
 
     messages = sorted(path for path in captures.rglob("*.bin") if "envoy" not in path.parts)
     for path in messages:
@@ -54,8 +60,8 @@ def main(captures: pathlib.Path, corpus: pathlib.Path) -> None:
         if kind in REPORTS and len(message) < 1 << 16:
             choice = REPORTS.index(kind)
             one = struct.pack("<BH", choice, len(message)) + message
-            seed("sink", one)
-            seed("sink", one + struct.pack("<BH", choice + 5 | 0x80, len(message)) + message + one)
+            seed("journal", one)
+            seed("journal", one + struct.pack("<BH", choice + 5 | 0x80, len(message)) + message + one)
 
     for path in sorted(captures.rglob("*.expected")):
         text = path.read_bytes()

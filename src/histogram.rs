@@ -18,10 +18,14 @@ pub const NAME: &str = "http_request_seconds_histogram";
 const ENDPOINT: &[u8] = b"/test";
 /// The most bytes of one label's value.
 const MAX_LABEL: usize = 128;
-/// Series in one piece of the page.
-const PIECE: usize = 64;
-/// What the labels of the one series say that takes what is too many.
+/// Series in one piece of the page: some 8 KB, for each reader that is slow.
+const PIECE: usize = 4;
+/// Label value of the catch-all series used beyond `max_series`.
 const OVERFLOW: &[u8] = b"overflow";
+/// The longest latency, in seconds: a year. Streams may last for weeks; what is
+/// beyond that is no latency and would make the sum useless.
+const MAX_SECONDS: f64 = 365.0 * 86_400.0;
+const NANOS: i32 = 1_000_000_000;
 
 /// How observations are sorted and labelled.
 #[derive(Clone, Debug)]
@@ -41,13 +45,23 @@ struct Series {
     sum: f64,
 }
 
+/// Label sets as they are exposed, numbered in the order of their arrival.
+#[derive(Debug, Default)]
+struct LabelSets {
+    /// Hash of a label set to its number. A collision is detected and counted
+    /// as overflow.
+    numbers: HashMap<u64, usize>,
+    hasher: RandomState,
+    sets: Vec<Box<[u8]>>,
+}
+
 #[derive(Debug, Default)]
 struct Table {
-    /// The hash of labels as they are exposed, to the place in `series`. That
-    /// two sets of labels have the same one is seen, and all but never happens.
-    places: HashMap<u64, usize>,
-    hasher: RandomState,
-    series: Vec<(Box<[u8]>, Series)>,
+    labels: LabelSets,
+    /// The series of each label set.
+    series: Vec<Series>,
+    /// The number of the catch-all series, once there is one.
+    overflow: Option<usize>,
 }
 
 /// All series.
@@ -57,7 +71,8 @@ pub struct Histogram {
     table: Mutex<Table>,
     /// Observations that went to the overflow series.
     pub overflowed: Counter,
-    /// Log entries without a latency, or one that is no number of seconds.
+    /// Log entries without a latency, or with one that is none: negative, not
+    /// finite, or longer than a year.
     pub unmeasured: Counter,
 }
 
@@ -89,11 +104,24 @@ impl<'a> Labelled<'a> {
     }
 }
 
-/// What one request observes, to be added when all of it is known to be right.
+/// The series of an observation.
+#[derive(Clone, Copy, Debug)]
+enum Slot {
+    /// One of the histogram, by number.
+    Known(usize),
+    /// One that the request would add, by its number among these.
+    New(usize),
+    Overflow,
+}
+
+/// What one request observes, to be added when all of it is known to be right;
+/// nothing of it is in the histogram before.
 #[derive(Debug, Default)]
 pub struct Observations {
-    seen: Vec<(usize, f64)>,
-    overflowed: u64,
+    seen: Vec<(Slot, f64)>,
+    /// Label sets that the histogram doesn't have; at most as many as it has
+    /// room for.
+    new: LabelSets,
     unmeasured: u64,
     labels: Vec<u8>,
 }
@@ -136,19 +164,25 @@ impl Histogram {
             let query = if cut { shown.iter().position(|byte| *byte == b'?') } else { None };
             label(&mut labels, name, &shown[..query.unwrap_or(shown.len())]);
         }
-        let (place, overflowed) = self.lock().place(&labels, &self.settings);
+        let slot = self.lock().slot(&labels, &mut observations.new, self.settings.max_series);
         observations.labels = labels;
-        observations.overflowed += u64::from(overflowed);
-        observations.seen.push((place, seconds));
+        observations.seen.push((slot, seconds));
     }
 
     /// Adds what a request observed.
     pub fn add(&self, observations: &Observations) {
-        self.overflowed.add(observations.overflowed);
         self.unmeasured.add(observations.unmeasured);
         let mut table = self.lock();
-        for (place, seconds) in &observations.seen {
-            let Some((_, series)) = table.series.get_mut(*place) else { continue };
+        let made: Vec<_> =
+            observations.new.sets.iter().map(|labels| table.number(labels, &self.settings)).collect();
+        for (slot, seconds) in &observations.seen {
+            let number = match slot {
+                Slot::Known(number) => *number,
+                Slot::New(number) => made[*number],
+                Slot::Overflow => table.overflow(&self.settings),
+            };
+            self.overflowed.add(u64::from(table.overflow == Some(number)));
+            let series = &mut table.series[number];
             let bucket = self.settings.buckets.partition_point(|bound| bound < seconds);
             series.counts[bucket] += 1;
             series.sum += seconds;
@@ -160,8 +194,8 @@ impl Histogram {
     pub fn expose(&self, out: &mut Vec<u8>, start: usize, count: usize) -> Option<usize> {
         let table = self.lock();
         let end = table.series.len().min(start.saturating_add(count));
-        for (labels, series) in &table.series[start.min(end)..end] {
-            self.expose_series(out, labels, series);
+        for number in start.min(end)..end {
+            self.expose_series(out, &table.labels.sets[number], &table.series[number]);
         }
         (end < table.series.len()).then_some(end)
     }
@@ -214,7 +248,7 @@ impl Export for Histogram {
             );
             page.counter(
                 "mygrpcadapter_latency_unmeasured_total",
-                "Log entries without a latency.",
+                "Log entries whose latency is absent, negative, not finite or longer than a year.",
                 &self.unmeasured,
             );
             page.gauge("mygrpcadapter_latency_series", "Series in the histogram.", self.len() as f64);
@@ -225,31 +259,70 @@ impl Export for Histogram {
     }
 }
 
-impl Table {
-    /// The place of a series, made if there is room for it, and whether it is
-    /// the overflow's.
-    fn place(&mut self, labels: &[u8], settings: &Settings) -> (usize, bool) {
-        match self.places.get(&self.hasher.hash_one(labels)) {
-            Some(place) if same(&self.series[*place].0, labels) => return (*place, false),
-            None if self.places.len() < settings.max_series => return (self.make(labels, settings), false),
-            _ => {}
-        }
-        let mut overflow = Vec::new();
-        for name in ["endpoint", "fullurl", "host", "method", "status"] {
-            label(&mut overflow, name, OVERFLOW);
-        }
-        match self.places.get(&self.hasher.hash_one(&*overflow)) {
-            Some(place) => (*place, true),
-            None => (self.make(&overflow, settings), true),
+impl LabelSets {
+    /// The number of a label set: `Err` if another one has its hash.
+    fn find(&self, labels: &[u8]) -> Result<Option<usize>, Collision> {
+        match self.numbers.get(&self.hasher.hash_one(labels)) {
+            Some(number) if same(&self.sets[*number], labels) => Ok(Some(*number)),
+            Some(_) => Err(Collision),
+            None => Ok(None),
         }
     }
 
+    /// Adds a label set that isn't there, and returns its number.
+    fn add(&mut self, labels: &[u8]) -> usize {
+        let number = self.sets.len();
+        self.numbers.insert(self.hasher.hash_one(labels), number);
+        self.sets.push(labels.into());
+        number
+    }
+}
+
+/// Two label sets have the same hash.
+#[derive(Debug)]
+struct Collision;
+
+impl Table {
+    /// The series for these labels, among those that are here or those that a
+    /// request would add.
+    fn slot(&self, labels: &[u8], new: &mut LabelSets, max_series: usize) -> Slot {
+        match (self.labels.find(labels), new.find(labels)) {
+            (Ok(Some(number)), _) => Slot::Known(number),
+            (Ok(None), Ok(Some(number))) => Slot::New(number),
+            (Ok(None), Ok(None)) if self.series.len() + new.sets.len() < max_series => {
+                Slot::New(new.add(labels))
+            }
+            _ => Slot::Overflow,
+        }
+    }
+
+    /// The number of the series with these labels, made if there is room for it;
+    /// else that of the catch-all series.
+    fn number(&mut self, labels: &[u8], settings: &Settings) -> usize {
+        match self.labels.find(labels) {
+            Ok(Some(number)) => number,
+            Ok(None) if self.series.len() < settings.max_series => self.make(labels, settings),
+            _ => self.overflow(settings),
+        }
+    }
+
+    /// The number of the catch-all series, which is made when it is needed.
+    fn overflow(&mut self, settings: &Settings) -> usize {
+        if let Some(number) = self.overflow {
+            return number;
+        }
+        let mut labels = Vec::new();
+        for name in ["endpoint", "fullurl", "host", "method", "status"] {
+            label(&mut labels, name, OVERFLOW);
+        }
+        let number = self.make(&labels, settings);
+        self.overflow = Some(number);
+        number
+    }
+
     fn make(&mut self, labels: &[u8], settings: &Settings) -> usize {
-        let series = Series { counts: vec![0; settings.buckets.len() + 1], sum: 0.0 };
-        let place = self.series.len();
-        self.places.insert(self.hasher.hash_one(labels), place);
-        self.series.push((labels.into(), series));
-        place
+        self.series.push(Series { counts: vec![0; settings.buckets.len() + 1], sum: 0.0 });
+        self.labels.add(labels)
     }
 }
 
@@ -260,15 +333,17 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a_words.iter().zip(b_words).all(|(a, b)| a == b) && a_rest == b_rest
 }
 
-/// A latency in seconds.
+/// A latency in seconds, if it can be one.
 fn seconds(latency: Value) -> Option<f64> {
     let seconds = match latency {
-        Value::Duration(Some(span)) => span.seconds as f64 + f64::from(span.nanos) / 1e9,
+        Value::Duration(Some(span)) if span.seconds >= 0 && (0..NANOS).contains(&span.nanos) => {
+            span.seconds as f64 + f64::from(span.nanos) / 1e9
+        }
         Value::Double(seconds) => seconds,
         Value::Int(seconds) => seconds as f64,
         _ => return None,
     };
-    seconds.is_finite().then_some(seconds)
+    (0.0..=MAX_SECONDS).contains(&seconds).then_some(seconds)
 }
 
 /// Appends `name="value"`: made UTF-8, cut to its bound, escaped.

@@ -15,6 +15,7 @@
 //! | [`volume`] | batches to files |
 //! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |
 //! | [`grpc::health`], [`shutdown`] | whether we serve, and how we stop |
+//! | [`logging`], [`quoted`] | log lines, and foreign bytes in text |
 //! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`app`] | the command line, and all of it put together |
 //!
@@ -28,11 +29,13 @@ pub mod frontends;
 pub mod grpc;
 pub mod histogram;
 pub mod journal;
+pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod pb;
 pub mod policy;
 pub mod process;
+pub mod quoted;
 pub mod server;
 pub mod shutdown;
 pub mod tools;

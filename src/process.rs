@@ -3,6 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::logging;
 use crate::metrics::{Description, Export, Page};
 
 /// The unit of CPU time in `/proc`, per second, on every architecture we build for.
@@ -24,6 +25,13 @@ impl Process {
 impl Export for Process {
     fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
         build_info(page);
+        let about = Description {
+            name: "mygrpcadapter_dropped_log_lines_total",
+            kind: "counter",
+            help: "Log lines that stderr did not take.",
+        };
+        page.describe(about);
+        page.sample(about.name, &[], logging::dropped() as f64);
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         page.gauge("process_start_time_seconds", "When the process began.", started.as_secs_f64());
         if let Some(bytes) = resident_bytes() {

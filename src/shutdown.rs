@@ -1,51 +1,117 @@
 //! How we stop: signals, and the phases they set off.
 
 use std::io;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::health::{Health, Phase};
+
+const HUP: i32 = 1;
+const USR1: i32 = 10;
+const USR2: i32 = 12;
+const XFSZ: i32 = 25;
+
+/// The signals that ask us to stop.
+const ENDING: [(i32, &str); 4] = [(15, "SIGTERM"), (2, "SIGINT"), (HUP, "SIGHUP"), (3, "SIGQUIT")];
+/// Signals that would kill us and mean nothing here. With a handler of XFSZ, a
+/// write beyond `ulimit -f` fails with EFBIG.
+const MEANINGLESS: [i32; 3] = [USR1, USR2, XFSZ];
+/// A signal this soon after the first is the same request: `timeout` sends it to
+/// the process and then to its group.
+const REPEATED: Duration = Duration::from_millis(500);
 
 /// The signals that ask us to stop. Registered before anything is served: as
 /// PID 1 a signal without a handler is ignored by the kernel.
 #[derive(Debug)]
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
+pub struct Signals(Vec<(Signal, &'static str, u8)>);
 
 impl Signals {
-    /// Registers for SIGTERM and SIGINT.
+    /// Registers for SIGTERM, SIGINT, SIGHUP (unless it is ignored already, as
+    /// nohup does) and SIGQUIT. SIGUSR1, SIGUSR2 and SIGXFSZ do nothing from
+    /// now on. Needs a runtime with I/O.
     pub fn register() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        for number in MEANINGLESS {
+            // The handler stays for as long as the process.
+            let _ = signal(SignalKind::from_raw(number))?;
+        }
+        let mut ending = Vec::with_capacity(ENDING.len());
+        for (number, name) in ENDING {
+            if number != HUP || !is_ignored(HUP) {
+                ending.push((signal(SignalKind::from_raw(number))?, name, 128 + number as u8));
+            }
+        }
+        Ok(Self(ending))
     }
 
-    /// Waits for either. Returns its name and its exit code, should it kill.
+    /// Waits for any of them. Returns its name and the exit code of a process
+    /// that it ends at once.
     pub async fn next(&mut self) -> (&'static str, u8) {
-        tokio::select! {
-            _ = self.terminate.recv() => ("SIGTERM", 143),
-            _ = self.interrupt.recv() => ("SIGINT", 130),
-        }
+        std::future::poll_fn(|context| {
+            let mut ready = self.0.iter_mut().filter_map(|(signal, name, code)| {
+                signal.poll_recv(context).is_ready().then_some((*name, *code))
+            });
+            ready.next().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        })
+        .await
     }
+}
+
+/// Whether a signal was ignored when the process began.
+fn is_ignored(number: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (number - 1) & 1 == 1)
 }
 
 /// Waits for a signal and leads the server through its phases: not serving, but
-/// accepting for `delay`; then closing. Ends with an exit code only if a second
-/// signal comes, else goes on waiting for one.
+/// accepting for `delay`; then closing. Ends with an exit code only if another
+/// signal comes half a second later or more, else goes on waiting for one.
 pub async fn drain(signals: &mut Signals, health: &Health, delay: Duration) -> u8 {
     let (name, _) = signals.next().await;
+    let first = Instant::now();
     log::info!("draining signal={name} delay={delay:?}");
     health.enter(Phase::Draining);
+    let again = async {
+        loop {
+            let (name, code) = signals.next().await;
+            if first.elapsed() >= REPEATED {
+                return (name, code);
+            }
+        }
+    };
     let phases = async {
         tokio::time::sleep(delay).await;
         health.enter(Phase::Closing);
         std::future::pending().await
     };
     let (name, code) = tokio::select! {
-        again = signals.next() => again,
+        again = again => again,
         never = phases => never,
     };
     log::warn!("stopped at once, unwritten reports are not acknowledged signal={name}");
     code
+}
+
+/// Runs `work` to its end, or to a signal that asks us to stop. As PID 1 only
+/// signals with a handler end a process; any other is ended by the kernel.
+pub fn until_signal(work: impl FnOnce() -> ExitCode + Send + 'static) -> ExitCode {
+    if std::process::id() != 1 {
+        return work();
+    }
+    let outcome = tokio::runtime::Builder::new_current_thread().enable_io().build().and_then(|runtime| {
+        runtime.block_on(async {
+            let mut signals = Signals::register()?;
+            let (done, ended) = tokio::sync::oneshot::channel();
+            std::thread::Builder::new().spawn(move || done.send(work()))?;
+            Ok(tokio::select! {
+                code = ended => code.unwrap_or(ExitCode::FAILURE),
+                (_, code) = signals.next() => ExitCode::from(code),
+            })
+        })
+    });
+    outcome.unwrap_or(ExitCode::FAILURE)
 }

@@ -12,6 +12,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::quoted::one_line;
+use crate::shutdown::until_signal;
+
 /// Which program the command line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
@@ -42,8 +45,13 @@ impl Tool {
         }
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end, or to a signal that ends it.
     pub fn run(self, words: &[OsString]) -> ExitCode {
+        let words = words.to_vec();
+        until_signal(move || self.finish(&words))
+    }
+
+    fn finish(self, words: &[OsString]) -> ExitCode {
         let (name, outcome) = match self {
             Self::Cat => ("cat", cat::run(words, &mut io::stdout().lock())),
             Self::Tail => ("tail", tail::run(words, &mut io::stdout().lock())),
@@ -54,11 +62,16 @@ impl Tool {
             // The reader has seen what it wanted.
             Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(stop) => {
-                let _ = writeln!(io::stderr(), "{name}: {stop}");
+                say(name, &stop.to_string());
                 ExitCode::from(if matches!(stop, Stop::Usage(_)) { 64 } else { 1 })
             }
         }
     }
+}
+
+/// Prints one line on stderr.
+fn say(name: &str, text: &str) {
+    let _ = writeln!(io::stderr(), "{name}: {}", one_line(text));
 }
 
 /// Why a tool ends before it is done.

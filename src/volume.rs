@@ -17,6 +17,8 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::quoted::quoted;
+
 pub mod log_file;
 pub mod repair;
 pub mod retention;
@@ -430,13 +432,6 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
-}
-
-/// Foreign bytes for a message: quoted, escaped, and no longer than a line.
-pub fn quoted(bytes: &[u8]) -> String {
-    let shown = &bytes[..bytes.len().min(128)];
-    let ellipsis = if shown.len() < bytes.len() { "..." } else { "" };
-    format!("\"{}{ellipsis}\"", shown.escape_ascii())
 }
 
 #[cfg(test)]

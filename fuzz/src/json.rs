@@ -4,7 +4,7 @@
 pub type Members<'a> = Vec<(&'a str, &'a str)>;
 
 /// More levels than any record of ours has.
-const MAX_DEPTH: usize = 8;
+const MAX_DEPTH: usize = 80;
 
 /// Reads a text that is one object and nothing else.
 pub fn object(text: &[u8]) -> Result<Members<'_>, String> {
@@ -61,12 +61,27 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn elements(&mut self, depth: usize) -> Result<(), String> {
+        self.expect(b'[')?;
+        if self.peek() == Some(b']') {
+            return self.expect(b']');
+        }
+        loop {
+            self.value(depth + 1)?;
+            if self.peek() == Some(b']') {
+                return self.expect(b']');
+            }
+            self.expect(b',')?;
+        }
+    }
+
     fn value(&mut self, depth: usize) -> Result<(), String> {
         if depth > MAX_DEPTH {
             return Err("nested too deep".into());
         }
         match self.peek() {
             Some(b'{') => self.members(depth, |_, _| {}),
+            Some(b'[') => self.elements(depth),
             Some(b'"') => self.string(),
             Some(b'-' | b'0'..=b'9') => self.number(),
             _ => {
@@ -137,10 +152,10 @@ mod tests {
 
     #[test]
     fn an_object_is_read_and_anything_else_is_not() {
-        let text = r#"{"a":-0,"b":{"c":"\u00e9\"é","d":null},"e":1.5e+06,"f":true,"g":{}}"#;
+        let text = r#"{"a":-0,"b":{"c":"\u00e9\"é","d":null},"e":1.5e+06,"f":true,"g":{},"h":[[],[1,"b"]]}"#;
         let members = object(text.as_bytes()).unwrap();
         let keys: Vec<_> = members.iter().map(|member| member.0).collect();
-        assert_eq!((keys.concat(), members[2].1), ("abefg".into(), "1.5e+06"));
+        assert_eq!((keys.concat(), members[2].1), ("abefgh".into(), "1.5e+06"));
         for wrong in [
             "",
             "1",
@@ -160,12 +175,14 @@ mod tests {
             "{\"a\":\"\\x\"}",
             "{\"a\":\"\\u00g0\"}",
             "{\"a\":NaN}",
+            "{\"a\":[1,]}",
+            "{\"a\":[1}",
             "{a:1}",
             "{\"a\":\"b}",
         ] {
             assert!(object(wrong.as_bytes()).is_err(), "{wrong}");
         }
         assert!(object(b"{\"a\":\"\xff\"}").is_err());
-        assert!(object("{\"a\":".repeat(20).as_bytes()).is_err());
+        assert!(object("{\"a\":".repeat(200).as_bytes()).is_err());
     }
 }

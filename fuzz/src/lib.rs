@@ -3,6 +3,7 @@
 
 pub mod exposition;
 pub mod json;
+pub mod lines;
 pub mod report;
 pub mod server;
 

@@ -78,7 +78,11 @@ impl Mixer {
                 let request = ValidateRequest::decode(message.bytes);
                 let request = request.map_err(|error| Status::invalid_argument(error.to_string()))?;
                 let volume = self.journal.as_ref().map(|journal| journal.volume());
-                Ok(backend::validate(&request, volume).encode_to_vec().into())
+                let response = backend::validate(&request, volume);
+                if response.status.as_ref().is_some_and(|status| status.code != 0) {
+                    self.counters.refused(report::Cause::Config);
+                }
+                Ok(response.encode_to_vec().into())
             }
             Method::CreateSession => {
                 let id = self.sessions.fetch_add(1, Ordering::Relaxed);

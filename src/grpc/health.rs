@@ -82,6 +82,13 @@ impl Health {
         Some(service.needs_volume)
     }
 
+    /// Whether the service of that name serves, the empty name being the server
+    /// as a whole; `None` if there is no such service.
+    pub fn serves(&self, name: &str) -> Option<bool> {
+        let needs_volume = self.needs_volume(name)?;
+        Some(status(self.state(), needs_volume) == ServingStatus::Serving)
+    }
+
     /// Answers one Check.
     pub fn check(&self, message: &Bytes) -> Result<Bytes, Status> {
         match self.needs_volume(&requested(message)?) {

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 
@@ -16,6 +16,7 @@ use crate::health::CHECK;
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 
+/// How long all of it may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -40,18 +41,33 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
         _ => return Err(usage()),
     };
     let port = port.parse().map_err(|_| usage())?;
-    let status = ask(port, service).map_err(|error| Stop::Failed(format!("port {port}: {error}")))?;
+    let status =
+        ask(port, service).map_err(|error| Stop::Failed(format!("port {port}: {}", reason(&error))))?;
     writeln!(out, "{}", status.as_str_name()).map_err(Stop::Output)?;
     if status == ServingStatus::Serving { Ok(()) } else { Err(Stop::Failed("not serving".into())) }
 }
 
+/// What an error means here.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
+        // What a socket says whose time is over.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer within {TIMEOUT:?}"),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            "the connection was closed without an answer".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
 fn ask(port: u16, service: &str) -> io::Result<ServingStatus> {
+    let deadline = Instant::now() + TIMEOUT;
     let addresses: [SocketAddr; 2] = [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
-    let connect = |address| TcpStream::connect_timeout(address, TIMEOUT);
-    let mut stream = connect(&addresses[0]).or_else(|_| connect(&addresses[1]))?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(&request(service))?;
+    let connect = |address| TcpStream::connect_timeout(address, left(deadline)?);
+    let stream = connect(&addresses[0]).or_else(|error| connect(&addresses[1]).map_err(|_| error))?;
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    let mut stream = Timed { stream, deadline };
+    stream.stream.write_all(&request(service))?;
     for _ in 0..MAX_FRAMES {
         let mut head = [0; 9];
         stream.read_exact(&mut head)?;
@@ -71,6 +87,25 @@ fn ask(port: u16, service: &str) -> io::Result<ServingStatus> {
         }
     }
     Err(io::Error::other("no answer"))
+}
+
+/// What is left of the time.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// A connection that is read until a deadline, however little comes at a time.
+struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Timed {
+    fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
+        self.stream.read(block)
+    }
 }
 
 fn answer(message: &[u8]) -> io::Result<ServingStatus> {

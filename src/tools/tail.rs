@@ -1,17 +1,18 @@
-//! `tail [-n LINES] [-c BYTES] [-f] FILE`: the end of a file, and what is added.
+//! `tail [-n LINES] [-c BYTES] [-f|-F] FILE`: the end of a file, and what is added.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use super::{Stop, copy};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-const USAGE: &str = "usage: tail [-n [+]LINES] [-c [+]BYTES] [-f] FILE";
+use super::{Stop, copy, say};
+
+const USAGE: &str = "usage: tail [-n [+]LINES] [-c [+]BYTES] [-f|-F] FILE";
 /// How often `-f` looks for more.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,26 +27,60 @@ enum From {
 struct Args {
     from: From,
     follow: bool,
+    /// Whether to wait for a file that can't be opened yet.
+    wait: bool,
     path: PathBuf,
 }
 
 /// Prints the end of the file named by `words`, and with `-f` all that is added
-/// to it, across rotation and truncation, until the reader goes.
+/// to it, across rotation and truncation, until the reader goes. `-F` waits for
+/// the file, too.
 pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     let args = parse(words)?;
     let path = &args.path;
     let fail = |error: io::Error| Stop::Failed(format!("{}: {error}", path.display()));
-    let mut file = File::open(path).map_err(fail)?;
-    let start = start(&mut file, args.from).map_err(fail)?;
+    let Some((mut file, is_new)) = open(&args).map_err(fail)? else { return Ok(()) };
+    let start = if is_new { 0 } else { start(&mut file, args.from).map_err(fail)? };
     file.seek(SeekFrom::Start(start)).map_err(fail)?;
     copy(&mut file, out, path)?;
     if !args.follow {
         return Ok(());
     }
-    loop {
-        std::thread::sleep(PAUSE);
+    while pause() {
         file = current(file, path).map_err(fail)?;
         copy(&mut file, out, path)?;
+    }
+    Ok(())
+}
+
+/// Opens the file, with `-F` as soon as it can be opened, and says whether that
+/// had to be waited for: then all of it is new. Nothing if the reader goes first.
+fn open(args: &Args) -> io::Result<Option<(File, bool)>> {
+    let mut waited = false;
+    loop {
+        match File::open(&args.path) {
+            Ok(file) => return Ok(Some((file, waited))),
+            Err(error) if !args.wait => return Err(error),
+            Err(error) if !waited => {
+                say("tail", &format!("{}: {error}; waiting for it", args.path.display()));
+                waited = true;
+            }
+            Err(_) => {}
+        }
+        if !pause() {
+            return Ok(None);
+        }
+    }
+}
+
+/// Waits a moment. Returns whether anybody can still read what is printed.
+fn pause() -> bool {
+    let stdout = io::stdout();
+    let mut output = [PollFd::new(&stdout, PollFlags::empty())];
+    // Without a request for events, only the end of the reader is one.
+    match poll(&mut output, Some(&PAUSE)) {
+        Ok(count) => count == 0,
+        Err(_) => true,
     }
 }
 
@@ -134,7 +169,7 @@ fn last_lines(file: &mut File, count: u64, end: u64) -> io::Result<u64> {
 fn parse(words: &[OsString]) -> Result<Args, Stop> {
     let usage = |text: &str| Stop::Usage(format!("{text} ({USAGE})"));
     let mut from = From::LastLines(10);
-    let mut follow = false;
+    let (mut follow, mut wait) = (false, false);
     let mut path = None;
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -148,7 +183,8 @@ fn parse(words: &[OsString]) -> Result<Args, Stop> {
                 let number = number.ok_or_else(|| usage("a number is missing"))?;
                 from = begin(text.as_bytes()[1], number).ok_or_else(|| usage("not a number"))?;
             }
-            Some("-f" | "-F") if text.len() == 2 => follow = true,
+            Some("-f") if text.len() == 2 => follow = true,
+            Some("-F") if text.len() == 2 => (follow, wait) = (true, true),
             Some("--") if text.len() == 2 => {}
             // As in `tail -20 FILE`.
             Some(_) if text.starts_with('-') && text.len() > 1 => {
@@ -159,7 +195,7 @@ fn parse(words: &[OsString]) -> Result<Args, Stop> {
         }
     }
     let path = path.ok_or_else(|| usage("name a file"))?;
-    Ok(Args { from, follow, path })
+    Ok(Args { from, follow, wait, path })
 }
 
 fn begin(unit: u8, number: &str) -> Option<From> {
@@ -189,16 +225,17 @@ mod tests {
 
     #[test]
     fn flags_are_those_of_tail() {
-        for (text, from, follow) in [
-            ("f", From::LastLines(10), false),
-            ("-n 3 f", From::LastLines(3), false),
-            ("-n3 f", From::LastLines(3), false),
-            ("-3 f", From::LastLines(3), false),
-            ("f -f -n +2", From::Line(2), true),
-            ("-c 5 f", From::LastBytes(5), false),
-            ("-c +5 -- f", From::Byte(5), false),
+        for (text, from, follow, wait) in [
+            ("f", From::LastLines(10), false, false),
+            ("-n 3 f", From::LastLines(3), false, false),
+            ("-n3 f", From::LastLines(3), false, false),
+            ("-3 f", From::LastLines(3), false, false),
+            ("f -f -n +2", From::Line(2), true, false),
+            ("-F f", From::LastLines(10), true, true),
+            ("-c 5 f", From::LastBytes(5), false, false),
+            ("-c +5 -- f", From::Byte(5), false, false),
         ] {
-            let args = Args { from, follow, path: "f".into() };
+            let args = Args { from, follow, wait, path: "f".into() };
             assert_eq!(parse(&words(text)).unwrap(), args, "{text}");
         }
         for text in ["", "-n", "-n x f", "-n 99999999999999999999 f", "-q f", "a b", "-n -3 f"] {

@@ -1,4 +1,4 @@
-//! The README's figures are those of benches/RESULTS.md, rounded.
+//! The README's figures are those of bench/RESULTS.md, rounded.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn result(results: &str, section: &str, row: &str, column: &str) -> f64 {
     let at = head.iter().position(|cell| *cell == column);
     let found = lines.map(cells).find(|line| line[0] == row);
     let cell = at.and_then(|at| found?.get(at).and_then(|cell| numbers(cell).first().copied()));
-    value(cell.unwrap_or_else(|| panic!("benches/RESULTS.md has no '{column}' of '{row}' in '{section}'")))
+    value(cell.unwrap_or_else(|| panic!("bench/RESULTS.md has no '{column}' of '{row}' in '{section}'")))
 }
 
 /// What a load has come to: requests a second, CPU, times the floor.
@@ -110,7 +110,7 @@ fn disagreements(readme: &str, results: &str) -> Vec<String> {
         let exact = label.starts_with("binary");
         let agree = written.iter().zip(&figures).all(|(written, figure)| agrees(written, *figure, exact));
         if !agree || written.len() != figures.len() {
-            found.push(format!("'{label}': the README says {written:?}, benches/RESULTS.md {figures:?}"));
+            found.push(format!("'{label}': the README says {written:?}, bench/RESULTS.md {figures:?}"));
         }
     }
     found
@@ -118,13 +118,13 @@ fn disagreements(readme: &str, results: &str) -> Vec<String> {
 
 #[test]
 fn the_readme_has_the_figures_of_the_results() {
-    let found = disagreements(&file("README.md"), &file("benches/RESULTS.md"));
+    let found = disagreements(&file("README.md"), &file("bench/RESULTS.md"));
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]
 fn a_figure_that_drifts_is_noticed() {
-    let (readme, results) = (file("README.md"), file("benches/RESULTS.md"));
+    let (readme, results) = (file("README.md"), file("bench/RESULTS.md"));
     for Row { label, .. } in rows(&results) {
         let line = readme.lines().find(|line| cells(line)[0] == label).unwrap();
         let said = cells(line)[1];

@@ -55,7 +55,7 @@ async fn every_service_is_serving_and_others_are_not_found() {
 
 #[tokio::test]
 async fn one_who_watches_is_told_at_once_and_of_every_change() {
-    let mut adapter = Adapter::start(&["--drain-delay", "1h"]).await;
+    let adapter = Adapter::start(&["--drain-delay", "1h"]).await;
     let client = adapter.client().await;
     let mut whole = watch(&client, "").await;
     let mut unknown = watch(&client, "nothing.Service").await;
@@ -63,8 +63,6 @@ async fn one_who_watches_is_told_at_once_and_of_every_change() {
     assert_eq!(next(&mut unknown).await, Some(ServingStatus::ServiceUnknown));
     adapter.signal(Signal::TERM);
     assert_eq!(next(&mut whole).await, Some(ServingStatus::NotServing));
-    adapter.signal(Signal::TERM);
-    adapter.exit().await;
 }
 
 #[tokio::test]
@@ -81,7 +79,7 @@ async fn one_who_watches_is_let_go_at_the_end() {
 
 #[tokio::test]
 async fn while_it_drains_it_says_so_and_goes_on_serving() {
-    let mut adapter = Adapter::start(&["--drain-delay=1h"]).await;
+    let adapter = Adapter::start(&["--drain-delay=1h"]).await;
     let before = adapter.client().await;
     assert_eq!(check(&before, "").await, Ok(ServingStatus::Serving));
     adapter.signal(Signal::TERM);
@@ -95,8 +93,6 @@ async fn while_it_drains_it_says_so_and_goes_on_serving() {
         assert_eq!(client.unary(METRIC, &shape.message(name)).await.unwrap().status, OK);
     }
     assert_eq!(shape.names(&adapter.read("out.txt")), ["before", "after"]);
-    adapter.signal(Signal::TERM);
-    adapter.exit().await;
 }
 
 #[tokio::test]

@@ -22,13 +22,14 @@ const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 
 /// What every adapter exposes, and its type.
-const FAMILIES: [(&str, &str); 23] = [
+const FAMILIES: [(&str, &str); 24] = [
     ("http_request_seconds_histogram", "histogram"),
     ("mygrpcadapter_audit_errors_total", "counter"),
     ("mygrpcadapter_build_info", "gauge"),
     ("mygrpcadapter_connections", "gauge"),
     ("mygrpcadapter_deleted_bytes_total", "counter"),
     ("mygrpcadapter_draining", "gauge"),
+    ("mygrpcadapter_dropped_log_lines_total", "counter"),
     ("mygrpcadapter_instances_total", "counter"),
     ("mygrpcadapter_latency_overflow_total", "counter"),
     ("mygrpcadapter_latency_series", "gauge"),

@@ -1,11 +1,11 @@
 //! Where a handler may write, and where not.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::support::message::{METRIC, Shape, WALKTHROUGH, params, request};
+use crate::support::program::socket_in;
 use crate::support::{Adapter, Client, INVALID_ARGUMENT, OK, Reply, Scratch};
 
 async fn write_to(client: &Client, path: &[u8]) -> (u32, String) {
@@ -55,7 +55,7 @@ async fn what_is_no_regular_file_is_refused_and_nothing_outside_is_touched() {
     std::fs::write(volume.join("real.txt"), "").unwrap();
     std::fs::create_dir(volume.join("dir")).unwrap();
     mknodat(CWD, volume.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
-    let _socket = UnixListener::bind(volume.join("socket")).unwrap();
+    let _socket = socket_in(&volume, "socket");
 
     let adapter = Adapter::start_on(&volume, &[]).await;
     let client = adapter.client().await;

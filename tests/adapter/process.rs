@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use crate::support::message::{METRIC, Shape};
-use crate::support::namespace::{Namespace, skip};
+use crate::support::namespace::{Namespace, lacks, skip};
 use crate::support::program::PROGRAM;
 use crate::support::{Adapter, Client, OK, Scratch};
 
@@ -148,6 +148,9 @@ async fn on_a_kernel_without_ipv6_it_listens_on_ipv4() {
 
 #[test]
 fn in_a_network_with_ipv6_disabled_it_answers_on_ipv4() {
+    if lacks("ip") {
+        return;
+    }
     let Some(namespace) = Namespace::new("--net") else { return };
     let disable = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up";
     namespace.run(&["sh", "-c", disable]);

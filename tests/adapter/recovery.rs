@@ -197,22 +197,27 @@ async fn a_file_that_is_denied_among_others_does_not_take_the_volume_down() {
 }
 
 #[tokio::test]
-async fn a_file_that_may_not_be_changed_is_told_until_it_may() {
-    let Some(mounted) = Mounted::ext4() else { return };
-    let file = format!("{}/out.txt", mounted.path());
-    // Half a record, so that appending is not enough.
-    std::fs::write(mounted.seen().join("out.txt"), &shape("out.txt").text("half").as_bytes()[..60]).unwrap();
-    mounted.namespace.run(&["chattr", "+i", &file]);
-    let adapter = mounted.adapter(&METRICS).await;
-    let client = adapter.client().await;
-    let mut reports = watch(&client, REPORTS).await;
-    assert_eq!(next(&mut reports).await, Some(ServingStatus::NotServing));
-    assert_eq!(report(&client, "out.txt", "refused").await.status, FAILED_PRECONDITION);
-    mounted.namespace.run(&["chattr", "-i", &file]);
-    assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
-    assert_eq!(report(&client, "out.txt", "after").await, Reply::default());
-    let text = String::from_utf8(adapter.read("out.txt")).unwrap();
-    assert!(text.ends_with(&format!("\n{}", shape("out.txt").text("after"))), "{text}");
+async fn a_file_that_may_not_be_repaired_is_told_until_it_may() {
+    let half = &shape("out.txt").text("half")[..60];
+    // An append-only file is repaired by a newline, but NUL bytes would stay.
+    let with_nuls = format!("{}{}", shape("out.txt").text("before"), "\0".repeat(100));
+    for (attribute, end) in [("i", half), ("a", &with_nuls)] {
+        let Some(mounted) = Mounted::ext4() else { return };
+        let file = format!("{}/out.txt", mounted.path());
+        std::fs::write(mounted.seen().join("out.txt"), end).unwrap();
+        mounted.namespace.run(&["chattr", &format!("+{attribute}"), &file]);
+        let adapter = mounted.adapter(&METRICS).await;
+        let client = adapter.client().await;
+        let refused = report(&client, "out.txt", "refused").await;
+        assert_eq!(refused.status, FAILED_PRECONDITION, "{attribute}: {}", refused.message);
+        let mut reports = watch(&client, REPORTS).await;
+        while next(&mut reports).await != Some(ServingStatus::NotServing) {}
+        mounted.namespace.run(&["chattr", &format!("-{attribute}"), &file]);
+        while next(&mut reports).await != Some(ServingStatus::Serving) {}
+        assert_eq!(report(&client, "out.txt", "after").await, Reply::default());
+        let text = String::from_utf8(adapter.read("out.txt")).unwrap();
+        assert!(text.ends_with(&shape("out.txt").text("after")) && !text.contains('\0'), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -137,7 +137,10 @@ impl Following {
     fn new(path: &Path, words: &[&str]) -> Self {
         let mut command = Command::new(PROGRAM);
         command.arg("tail").args(words).arg("-f").arg(path).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        Self::of(command.spawn().unwrap())
+    }
+
+    fn of(mut child: Child) -> Self {
         let seen = Arc::new(Mutex::new(String::new()));
         let (mut stdout, theirs) = (child.stdout.take().unwrap(), Arc::clone(&seen));
         std::thread::spawn(move || {
@@ -294,13 +297,13 @@ async fn probe_is_1_while_draining() {
 #[tokio::test]
 async fn probe_is_1_with_a_reason_where_nobody_or_somebody_else_answers() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let refused = format!("probe: port {free}: Connection refused");
+    let refused = format!("probe: port {free}: nothing listens there");
     assert_printed(&probe(free, "", &[]).await, 1, b"", &refused);
     for (answer, part) in [
         (&b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"[..], "not an HTTP/2 server"),
-        (b"", "failed to fill whole buffer"),
+        (b"", "the connection was closed without an answer"),
         (b"\0\0\0\x07\0\0\0\0\0", "the connection is being closed"),
-        (b"\0\0\x01\x00", "failed to fill whole buffer"),
+        (b"\0\0\x01\x00", "the connection was closed without an answer"),
     ] {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = other.local_addr().unwrap().port();
@@ -320,7 +323,66 @@ async fn probe_does_not_wait_for_ever() {
     // Connects to the queue of one who never accepts.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    assert_printed(&probe(port, "", &[]).await, 1, b"", &format!("probe: port {port}: "));
+    let reason = format!("probe: port {port}: no answer within 2s");
+    assert_printed(&probe(port, "", &[]).await, 1, b"", &reason);
+}
+
+#[tokio::test]
+async fn probe_does_not_wait_for_one_who_answers_a_byte_at_a_time() {
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = slow.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = slow.accept().unwrap();
+        // A frame of 16 KiB that would take hours.
+        while stream.write_all(b"\0").is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    });
+    let reason = format!("probe: port {port}: no answer within 2s");
+    assert_printed(&probe(port, "", &[]).await, 1, b"", &reason);
+    server.join().unwrap();
+}
+
+#[tokio::test]
+async fn tail_f_ends_when_its_reader_is_gone_though_nothing_is_added() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("quiet");
+    std::fs::write(&path, "12345\n").unwrap();
+    let missing = scratch.path().join("missing");
+    for (words, file) in [(["tail", "-f"], &path), (["tail", "-F"], &path), (["tail", "-F"], &missing)] {
+        let mut command = Command::new(PROGRAM);
+        command.args(words).arg(file).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        if file.exists() {
+            stdout.read_exact(&mut [0; 6]).unwrap();
+        }
+        drop(stdout);
+        let status = until("tail ends", || child.try_wait().unwrap()).await;
+        assert_eq!(status.code(), Some(0), "{words:?}");
+    }
+}
+
+#[tokio::test]
+async fn tail_capital_f_waits_for_a_file_that_is_not_there_yet() {
+    let scratch = Scratch::new();
+    let path = scratch.dir("late").join("out.txt");
+    std::fs::remove_dir(path.parent().unwrap()).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["tail", "-n", "1", "-F"]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let mut following = Following::of(child);
+    let mut said = std::io::BufReader::new(following.child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    let expected = format!("tail: {}: No such file or directory", path.display());
+    assert!(line.starts_with(&expected) && line.contains("waiting"), "{line}");
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    append(&path, "one\ntwo\n");
+    until("it prints", || following.seen.lock().unwrap().ends_with("two\n").then_some(())).await;
+    append(&path, "three\n");
+    // All of it is new, so -n is not asked.
+    following.sees("one\ntwo\nthree\n").await;
 }
 
 #[test]

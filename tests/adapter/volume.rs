@@ -12,6 +12,7 @@ use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use crate::ends::refusing;
 use crate::support::message::{METRIC, Shape, WALKTHROUGH, params, request};
 use crate::support::namespace::skip;
+use crate::support::program::socket_in;
 use crate::support::{Adapter, Client, OK, RESOURCE_EXHAUSTED, Reply, Scratch};
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 300 };
@@ -38,7 +39,7 @@ fn make_odd_files(dir: &Path, outside: &Path) -> UnixListener {
     if rustix::process::geteuid().is_root() {
         make("out.txt.000005", FileType::CharacterDevice);
     }
-    UnixListener::bind(dir.join("out.txt.000006")).unwrap()
+    socket_in(dir, "out.txt.000006")
 }
 
 #[tokio::test]

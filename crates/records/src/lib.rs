@@ -1,5 +1,5 @@
-//! Instances, from the bytes they came in to the bytes of a record: what every
-//! byte of every request passes through.
+//! Instances, access log entries and log records, from the bytes they came in to
+//! the bytes of a record: what every byte of every request passes through.
 //!
 //! A crate of its own for two reasons. It is built for speed where the rest is
 //! built for size; and it can know nothing of gRPC, files or an event loop.
@@ -10,10 +10,14 @@
 //! | [`record`] | one instance, borrowed from the message |
 //! | [`template`] | what an instance holds and how it is shown |
 //! | [`render`] | a record to text or JSON |
+//! | [`envoy`] | entries of Envoy's access log to lines |
+//! | [`otlp`] | OpenTelemetry's log records to lines |
 //!
 //! `record` and `render` know nothing of `protobuf` in turn: another encoding
 //! would be a module beside it.
 
+pub mod envoy;
+pub mod otlp;
 pub mod protobuf;
 pub mod record;
 pub mod render;

@@ -231,7 +231,7 @@ fn word(key: &[u8]) -> u64 {
 }
 
 /// Drops every element from `start` on that the next one repeats.
-fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(&T, &T) -> bool) {
+pub(crate) fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(&T, &T) -> bool) {
     let mut kept = start;
     for at in start..list.len() {
         if list.get(at + 1).is_some_and(|next| same(&list[at], next)) {

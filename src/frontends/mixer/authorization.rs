@@ -64,7 +64,15 @@ impl Mixer {
             Config::Own(params) if !params.auth_property.is_empty() => &*params.auth_property,
             _ => PROPERTY,
         };
-        let verdict = self.judge(record.lookup(SUBJECT_PROPERTIES, property.as_bytes()), &config);
+        let token = match check(&config) {
+            Ok(()) => record.lookup(SUBJECT_PROPERTIES, property.as_bytes()),
+            // Whoever wrote these params meant something else: nobody gets in.
+            Err(_) => {
+                self.counters.refused(Cause::Config);
+                Value::Absent
+            }
+        };
+        let verdict = self.judge(token, &config);
         self.counters.judged(verdict.outcome());
         if let Config::Own(params) = &config {
             record.hide(SUBJECT_PROPERTIES, property.as_bytes());
@@ -119,6 +127,24 @@ pub fn token(value: Value) -> Token {
     }
 }
 
+/// What is wrong with the params of an authorization handler, if anything.
+pub(super) fn check(config: &Config) -> Result<(), String> {
+    match config {
+        Config::Own(params) => params.denied.as_ref().map_or(Ok(()), |denied| denial_code(denied).map(drop)),
+        Config::Foreign(_) => Ok(()),
+    }
+}
+
+/// The HTTP status that the denied are sent: an error, or a client would take
+/// the denial for an answer.
+fn denial_code(denied: &Denied) -> Result<u32, String> {
+    match denied.code {
+        0 => Ok(UNAUTHORIZED),
+        400..=599 => Ok(denied.code),
+        code => Err(format!("denied.code: {code} is not an HTTP error; use 400 to 599")),
+    }
+}
+
 /// An OK, to be reused within `terms`.
 pub(super) fn allow(terms: &Terms) -> Bytes {
     let result = CheckResult {
@@ -143,7 +169,7 @@ fn deny(denied: Option<&Denied>) -> Bytes {
 }
 
 fn direct_response(denied: &Denied) -> Detail {
-    let code = if denied.code == 0 { UNAUTHORIZED } else { denied.code };
+    let code = denial_code(denied).unwrap_or(UNAUTHORIZED);
     let challenge = (!denied.www_authenticate.is_empty())
         .then(|| (String::from("WWW-Authenticate"), denied.www_authenticate.clone()));
     let response = DirectHttpResponse {

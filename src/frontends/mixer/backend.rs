@@ -1,7 +1,8 @@
 //! `InfrastructureBackend`: sessions that need no state, and a check of a
 //! handler's params before they are used.
 
-use super::config::{self, Any};
+use super::authorization;
+use super::config::{self, Any, Config};
 use crate::pb::google::rpc::Status;
 use crate::pb::istio::mixer::adapter::model::v1beta1::{
     CloseSessionResponse, CreateSessionResponse, ValidateRequest, ValidateResponse,
@@ -17,17 +18,21 @@ pub fn validate(request: &ValidateRequest, volume: Option<&Volume>) -> ValidateR
         .adapter_config
         .as_ref()
         .map(|any| Any { type_url: any.type_url.as_bytes(), value: &any.value });
-    let verdict =
-        config::read(any.unwrap_or_default()).and_then(|config| match (config.file_path(), volume) {
-            (b"", _) => Ok(()),
-            (_, None) => Err(String::from("file_path: there is no volume to write to: --volume none")),
-            (path, Some(volume)) => volume.resolve(path).map(drop),
-        });
-    let status = match verdict {
+    let config = config::read(any.unwrap_or_default());
+    let status = match config.and_then(|config| check(&config, volume)) {
         Ok(()) => status(OK, String::new()),
         Err(reason) => status(INVALID_ARGUMENT, reason),
     };
     ValidateResponse { status: Some(status) }
+}
+
+fn check(config: &Config, volume: Option<&Volume>) -> Result<(), String> {
+    authorization::check(config)?;
+    match (config.file_path(), volume) {
+        (b"", _) => Ok(()),
+        (_, None) => Err(String::from("file_path: there is no volume to write to: --volume none")),
+        (path, Some(volume)) => volume.resolve(path).map(drop),
+    }
 }
 
 /// A session is a name and nothing more: every request brings what it needs.

@@ -8,8 +8,8 @@ use prost::Message;
 
 use super::wire::{Malformed, Reader, WireType};
 use crate::pb::mygrpcadapter::config::v1::{Params, params};
+use crate::quoted::quoted;
 use crate::render::Format;
-use crate::volume::quoted;
 
 /// The package and name of our own params.
 pub const OWN_TYPE: &str = "mygrpcadapter.config.v1.Params";

@@ -55,9 +55,28 @@ pub fn parse(answer: &[u8]) -> Option<Response> {
         Some((name.to_ascii_lowercase(), value.to_owned()))
     };
     let headers: Option<Vec<_>> = lines.map(header).collect();
-    let response = Response { status, headers: headers?, body };
+    let mut response = Response { status, headers: headers?, body };
+    if response.header("transfer-encoding") == Some("chunked") && !response.body.is_empty() {
+        response.body = unchunked(&response.body)?;
+    }
     if let Some(length) = response.header("content-length").filter(|_| !response.body.is_empty()) {
         assert_eq!(length, response.body.len().to_string());
     }
     Some(response)
+}
+
+/// What chunks hold; `None` if they don't end with an empty one.
+fn unchunked(mut chunks: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = chunks.windows(2).position(|window| window == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&chunks[..end]).ok()?, 16).ok()?;
+        let chunk = chunks.get(end + 2..end + 2 + size)?;
+        body.extend_from_slice(chunk);
+        chunks = chunks[end + 2 + size..].strip_prefix(b"\r\n")?;
+        if size == 0 {
+            assert!(chunks.is_empty(), "something after the last chunk");
+            return Some(body);
+        }
+    }
 }

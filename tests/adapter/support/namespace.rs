@@ -6,12 +6,31 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Says that a test can't run here; a failure where that may not be.
+/// Says that a test can't run here, in the output and, up to a colon, in the file
+/// that `make test` counts from; a failure where that may not be.
 pub fn skip(reason: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
     // Not by a macro, whose output the harness would keep to itself.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+    if let Some(file) = std::env::var_os("SKIPPED_TESTS") {
+        let file = File::options().append(true).create(true).open(file);
+        let kind = reason.split(": ").next().unwrap_or_default();
+        // One write, as tests run side by side.
+        file.unwrap().write_all(format!("{test}\t{kind}\n").as_bytes()).unwrap();
+    }
     let required = std::env::var("CI_REQUIRE_MOUNTS").is_ok_and(|value| value == "1");
     assert!(!required, "CI_REQUIRE_MOUNTS=1, but: {reason}");
+}
+
+/// Whether a program is missing here, which skips the test.
+pub fn lacks(program: &str) -> bool {
+    let dirs = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&dirs).any(|dir| dir.join(program).is_file());
+    if !found {
+        skip(&format!("there is no {program}"));
+    }
+    !found
 }
 
 /// A process that does nothing but hold namespaces.
@@ -51,7 +70,7 @@ impl Namespace {
         match namespace.try_run(&words) {
             Ok(()) => Some(namespace),
             Err(reason) => {
-                skip(&reason);
+                skip(&format!("mount {} is not possible: {reason}", options[..2].join(" ")));
                 None
             }
         }

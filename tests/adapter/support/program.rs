@@ -1,7 +1,10 @@
 //! The program under test: started, watched, ended.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -30,21 +33,20 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Self {
-        Self::beneath(Path::new(env!("CARGO_TARGET_TMPDIR")))
+        Self::beneath(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
     }
 
-    /// One in memory where there is a place for that: for many files.
+    /// One in memory where that can be written: for many files.
     pub fn in_memory() -> Self {
-        let memory = Path::new("/dev/shm");
-        if memory.is_dir() { Self::beneath(memory) } else { Self::new() }
+        Self::beneath(Path::new("/dev/shm")).unwrap_or_else(|_| Self::new())
     }
 
-    fn beneath(dir: &Path) -> Self {
+    fn beneath(dir: &Path) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = dir.join(format!("adapter-test-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Self(dir.canonicalize().unwrap())
+        std::fs::create_dir_all(&dir)?;
+        Ok(Self(dir.canonicalize()?))
     }
 
     pub fn path(&self) -> &Path {
@@ -63,6 +65,13 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A socket in a directory whose path may be longer than the 107 bytes that a
+/// socket's address has.
+pub fn socket_in(dir: &Path, name: &str) -> UnixListener {
+    let dir = File::open(dir).unwrap();
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).unwrap()
 }
 
 /// A running adapter; killed when it is dropped.
@@ -227,7 +236,7 @@ impl Adapter {
     /// A file of its volume; nothing if there is none.
     pub fn read(&self, file: &str) -> Vec<u8> {
         match std::fs::read(self.volume.join(file)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             other => other.unwrap(),
         }
     }
@@ -279,9 +288,12 @@ impl Drop for Adapter {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let text = self.log().join("\n");
         if std::thread::panicking() {
-            let text = self.log().join("\n");
-            let _ = writeln!(std::io::stderr(), "the adapter's log:\n{text}");
+            let _ = writeln!(io::stderr(), "the adapter's log:\n{text}");
+        } else {
+            // A panic aborts the release program; the one for tests goes on.
+            assert!(!text.contains("panicked at"), "the adapter's log:\n{text}");
         }
     }
 }

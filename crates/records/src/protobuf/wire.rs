@@ -64,12 +64,59 @@ pub struct Tag {
     pub wire: WireType,
 }
 
+/// The tag of a varint, as it stands on the wire.
+pub const fn varint(field: i32) -> u64 {
+    key(field, WireType::Varint)
+}
+
+/// The tag of a field of eight bytes, as it stands on the wire.
+pub const fn fixed64(field: i32) -> u64 {
+    key(field, WireType::Fixed64)
+}
+
+/// The tag of a field with a length, as it stands on the wire.
+pub const fn bytes(field: i32) -> u64 {
+    key(field, WireType::Bytes)
+}
+
+const fn key(field: i32, wire: WireType) -> u64 {
+    (field as u64) << 3 | wire as u64
+}
+
 impl Tag {
+    /// What a key on the wire says.
+    #[inline(always)]
+    fn of(key: u64) -> Result<Self, Malformed> {
+        // Go cuts the number to 32 bits, signed.
+        let field = (key >> 3) as i32;
+        let wire = match key & 7 {
+            0 => WireType::Varint,
+            1 => WireType::Fixed64,
+            2 => WireType::Bytes,
+            3 => WireType::StartGroup,
+            5 => WireType::Fixed32,
+            _ => return Err(Malformed::WireType),
+        };
+        if field <= 0 { Err(Malformed::Tag) } else { Ok(Self { field, wire }) }
+    }
+
     /// An error unless the wire type is `wire`.
     #[inline(always)]
     pub fn expect(self, wire: WireType) -> Result<(), Malformed> {
         if self.wire == wire { Ok(()) } else { Err(Malformed::Mismatch { field: self.field }) }
     }
+}
+
+/// The bit of each byte that says that more follow.
+const CONTINUED: u64 = 0x8080_8080_8080_8080;
+
+/// The lower seven bits of each of eight bytes, put together: by twos, by fours,
+/// by eights.
+const fn sevens(word: u64) -> u64 {
+    let word = word & !CONTINUED;
+    let twos = word & 0x007f_007f_007f_007f | (word & 0x7f00_7f00_7f00_7f00) >> 1;
+    let fours = twos & 0x0000_3fff_0000_3fff | (twos & 0x3fff_0000_3fff_0000) >> 2;
+    fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4
 }
 
 /// Reads a message from front to back.
@@ -90,21 +137,30 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let key = self.varint()?;
-        // Go cuts the number to 32 bits, signed.
-        let field = (key >> 3) as i32;
-        let wire = match key & 7 {
-            0 => WireType::Varint,
-            1 => WireType::Fixed64,
-            2 => WireType::Bytes,
-            3 => WireType::StartGroup,
-            5 => WireType::Fixed32,
-            _ => return Err(Malformed::WireType),
-        };
-        if field <= 0 {
-            return Err(Malformed::Tag);
+        Tag::of(self.varint()?).map(Some)
+    }
+
+    /// The next field's key, or `None` at the end of the message: for those who
+    /// match it whole and give what they don't know to [`Reader::skip_key`].
+    #[inline(always)]
+    pub fn key(&mut self) -> Result<Option<u64>, Malformed> {
+        if self.rest.is_empty() { Ok(None) } else { self.varint().map(Some) }
+    }
+
+    /// Passes over the field whose key was just read.
+    #[inline(always)]
+    pub fn skip_key(&mut self, key: u64) -> Result<(), Malformed> {
+        match key {
+            // Most are short fields with a length, or varints, of small numbers.
+            8..=0x7fff if key & 7 == 2 => self.bytes().map(drop),
+            8..=0x7fff if key & 7 == 0 => self.varint().map(drop),
+            _ => self.skip_rare(key),
         }
-        Ok(Some(Tag { field, wire }))
+    }
+
+    #[inline(never)]
+    fn skip_rare(&mut self, key: u64) -> Result<(), Malformed> {
+        self.skip(Tag::of(key)?)
     }
 
     /// A varint of one to ten bytes; what doesn't fit 64 bits falls off. Mixer
@@ -126,6 +182,20 @@ impl<'a> Reader<'a> {
 
     #[inline(never)]
     fn long_varint(&mut self) -> Result<u64, Malformed> {
+        if let Some((word, _)) = self.rest.split_first_chunk() {
+            let word = u64::from_le_bytes(*word);
+            let ends = !word & CONTINUED;
+            if ends != 0 {
+                let length = ends.trailing_zeros() as usize / 8 + 1;
+                self.rest = &self.rest[length..];
+                return Ok(sevens(word & (u64::MAX >> (64 - 8 * length))));
+            }
+        }
+        self.longest_varint()
+    }
+
+    /// One that is longer than eight bytes, or near the end of the message.
+    fn longest_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for (at, byte) in self.rest.iter().take(10).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * at);
@@ -158,6 +228,25 @@ impl<'a> Reader<'a> {
             return Err(Malformed::Length);
         }
         self.take(usize::try_from(length).map_err(|_| Malformed::Length)?)
+    }
+
+    /// The content of the next field with this key, one that has a length, past all
+    /// others.
+    #[inline(always)]
+    pub fn next_of(&mut self, wanted: u64) -> Result<Option<&'a [u8]>, Malformed> {
+        while let Some(key) = self.key()? {
+            if key == wanted {
+                return self.bytes().map(Some);
+            }
+            self.skip_key(key)?;
+        }
+        Ok(None)
+    }
+
+    /// Eight bytes, as a number.
+    pub fn fixed64(&mut self) -> Result<u64, Malformed> {
+        let bytes = self.take(8)?;
+        Ok(bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)))
     }
 
     /// Eight bytes, as a double.
@@ -230,6 +319,25 @@ mod tests {
         assert_eq!(varint(&[0x80; 11]), Err(Malformed::LongVarint));
         assert_eq!(varint(&[0x80; 9]), Err(Malformed::Truncated));
         assert_eq!(varint(&[]), Err(Malformed::Truncated));
+    }
+
+    #[test]
+    fn varints_of_every_length_are_read_wherever_they_stand() {
+        for bits in 1..=64 {
+            for value in [1 << (bits - 1), u64::MAX >> (64 - bits), 0x5555_5555_5555_5555 >> (64 - bits)] {
+                let (mut bytes, mut left) = (Vec::new(), value);
+                while left >= 0x80 {
+                    bytes.push(left as u8 | 0x80);
+                    left >>= 7;
+                }
+                bytes.push(left as u8);
+                for after in 0..10 {
+                    let followed = [&bytes[..], &[0xff; 9][..after.min(9)]].concat();
+                    let mut reader = Reader::new(&followed);
+                    assert_eq!((reader.varint(), reader.rest.len()), (Ok(value), after.min(9)));
+                }
+            }
+        }
     }
 
     #[test]

@@ -18,8 +18,9 @@ pub fn int(out: &mut Vec<u8>, value: i64) {
     append(out, itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// A `float64` by `%v`: the shortest digits that round-trip, plain from 1e-4 up
-/// to below 1e6, else with an exponent of two digits at least.
+/// A `float64` by `%v`: the shortest digits that round-trip, of these the
+/// closest, of two as close the even ones; plain from 1e-4 up to below 1e6, else
+/// with an exponent of two digits at least.
 pub fn float(out: &mut Vec<u8>, value: f64) {
     if !value.is_finite() {
         let text = if value.is_nan() {
@@ -42,11 +43,45 @@ pub fn float(out: &mut Vec<u8>, value: f64) {
     let Some(e) = out[start..].iter().position(|byte| *byte == b'e').map(|at| start + at) else { return };
     let exponent = std::str::from_utf8(&out[e + 1..]).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     out.truncate(e);
+    to_even(&mut out[start..], value, exponent);
     if (-4..=5).contains(&exponent) {
         plain(out, start, exponent);
     } else {
         let sign = if exponent < 0 { '-' } else { '+' };
         let _ = write!(out, "e{sign}{:02}", exponent.unsigned_abs());
+    }
+}
+
+/// Makes the last of the digits `d.ddd` of `value` even where the digits below
+/// are as close. std takes those above.
+///
+/// Such a value is `odd * 10^-places / 2`, where `odd` lies between twice the
+/// one digits and twice the other. With a mantissa of 53 bits this takes `places`
+/// from 1 to 24, and `odd` then is a multiple of 5^places, so that the value is a
+/// whole number of 2^-(places + 1).
+fn to_even(digits: &mut [u8], value: f64, exponent: i32) {
+    let count = digits.iter().filter(|byte| byte.is_ascii_digit()).count() as i32;
+    let places = count - 1 - exponent;
+    if !(1..=24).contains(&places) || digits.last().is_none_or(|last| last % 2 == 0) {
+        return;
+    }
+    let scaled = value.abs() * (1_u64 << (places + 1)) as f64;
+    let whole = scaled as u64;
+    if whole as f64 != scaled {
+        return;
+    }
+    let above = digits.iter().filter(|byte| byte.is_ascii_digit());
+    let above = above.fold(0, |number, digit| number * 10 + u128::from(digit - b'0'));
+    let odd = above * 2 - 1;
+    // Below a power of two the next value is half as far away: digits that are
+    // that far below are read back as the power only if they are fine enough.
+    let is_power = value.to_bits() << 12 == 0;
+    let reads_back = !is_power || odd >= 1 << 54;
+    if reads_back
+        && u128::from(whole) * 5_u128.pow(places as u32) == odd
+        && let Some(last) = digits.last_mut()
+    {
+        *last -= 1;
     }
 }
 
@@ -169,6 +204,11 @@ pub fn timestamp(out: &mut Vec<u8>, value: Option<Instant>) {
     }
 }
 
+/// Whether a time is one that RFC 3339 can write.
+pub fn is_time(value: Instant) -> bool {
+    (YEAR_1..YEAR_10000).contains(&value.seconds) && (0..NANOS).contains(&i64::from(value.nanos))
+}
+
 /// A second since 1970 as `2006-01-02T15:04:05`, within the years 1 to 9999.
 pub fn second(out: &mut Vec<u8>, seconds: i64) {
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u64);
@@ -254,6 +294,162 @@ mod tests {
             (9007199254740993.0, "9.007199254740992e+15"),
         ] {
             assert_eq!(text(|out| float(out, value)), expected);
+        }
+    }
+
+    /// All digits of a positive value, computed as a big number, and how many of
+    /// them stand before the point.
+    fn exactly(value: f64) -> (Vec<u8>, i32) {
+        let bits = value.to_bits();
+        let (raw, fraction) = ((bits >> 52) as i32, bits & ((1 << 52) - 1));
+        let (mantissa, exponent) =
+            if raw == 0 { (fraction, -1074) } else { (fraction | 1 << 52, raw - 1075) };
+        const BASE: u64 = 1_000_000_000;
+        // The lowest first.
+        let mut limbs = vec![mantissa % BASE, mantissa / BASE];
+        // A half is five tenths.
+        let (factor, mut left) = (if exponent < 0 { 5_u64 } else { 2 }, exponent.unsigned_abs());
+        while left > 0 {
+            let step = left.min(12);
+            left -= step;
+            let mut carry = 0;
+            for limb in &mut limbs {
+                let product = *limb * factor.pow(step) + carry;
+                (*limb, carry) = (product % BASE, product / BASE);
+            }
+            limbs.extend((carry > 0).then_some(carry));
+        }
+        let text: String = limbs.iter().rev().map(|limb| format!("{limb:09}")).collect();
+        let digits: Vec<_> = text.trim_start_matches('0').bytes().map(|digit| digit - b'0').collect();
+        let before = digits.len() as i32 + exponent.min(0);
+        (digits, before)
+    }
+
+    fn spelled(digits: &[u8], before: i32) -> String {
+        let text: String = digits.iter().map(|digit| char::from(b'0' + digit)).collect();
+        format!("{}.{}e{}", &text[..1], &text[1..], before - 1)
+    }
+
+    /// The next number of as many digits.
+    fn next(digits: &[u8]) -> Vec<u8> {
+        let mut next = digits.to_vec();
+        for digit in next.iter_mut().rev() {
+            *digit += 1;
+            if *digit < 10 {
+                return next;
+            }
+            *digit = 0;
+        }
+        next.insert(0, 1);
+        next
+    }
+
+    /// Go's rule: as few digits as are read back as the same value; of these the
+    /// closest to it; of two as close, the even.
+    fn reference(value: f64) -> String {
+        let (exact, before) = exactly(value);
+        for count in 1..=17 {
+            let low: Vec<u8> = (0..count).map(|at| exact.get(at).copied().unwrap_or(0)).collect();
+            let high = next(&low);
+            let high_before = before + i32::from(high.len() > count);
+            let rest = exact.get(count..).unwrap_or_default();
+            let reads_back = |digits: &[u8], before| spelled(digits, before).parse() == Ok(value);
+            let (of_low, of_high) = (reads_back(&low, before), reads_back(&high, high_before));
+            let half = [&[5][..], &vec![0; rest.len().saturating_sub(1)]].concat();
+            let takes_high = match (of_low, of_high) {
+                (false, false) => continue,
+                (true, true) if rest == half => low[count - 1] % 2 == 1,
+                (true, true) => rest > &half[..],
+                (_, of_high) => of_high,
+            };
+            let (digits, before) = if takes_high { (high, high_before) } else { (low, before) };
+            return formed(&digits, before);
+        }
+        panic!("17 digits are enough for {value:e}");
+    }
+
+    /// Digits in the form of `%v`.
+    fn formed(digits: &[u8], before: i32) -> String {
+        let text: String = digits.iter().map(|digit| char::from(b'0' + digit)).collect();
+        let text = text.trim_end_matches('0');
+        let exponent = before - 1;
+        let point = |text: &str| if text.is_empty() { String::new() } else { format!(".{text}") };
+        match exponent {
+            -4..0 => format!("0.{}{text}", "0".repeat(-before as usize)),
+            0..6 if text.len() <= before as usize => format!("{text:0<0$}", before as usize),
+            0..6 => format!("{}.{}", &text[..before as usize], &text[before as usize..]),
+            _ => {
+                let sign = if exponent < 0 { '-' } else { '+' };
+                format!("{}{}e{sign}{:02}", &text[..1], point(&text[1..]), exponent.abs())
+            }
+        }
+    }
+
+    fn assert_as_go(value: f64) {
+        let (shown, negative) = (text(|out| float(out, value)), text(|out| float(out, -value)));
+        assert_eq!(shown, reference(value), "{:#x}", value.to_bits());
+        assert_eq!(negative, format!("-{shown}"));
+    }
+
+    /// A sequence of numbers without a pattern, the same in every run.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^ (mixed >> 31)
+        }
+    }
+
+    #[test]
+    fn of_two_shortest_forms_as_close_the_even_one_is_shown() {
+        for (value, expected) in [
+            (6_000_000_000_000_001.0 / 4.0, "1.5000000000000002e+15"),
+            (6_000_000_000_000_003.0 / 4.0, "1.5000000000000008e+15"),
+            (-6_000_000_000_000_001.0 / 4.0, "-1.5000000000000002e+15"),
+            (2.0_f64.powi(-25), "2.9802322387695312e-08"),
+            (2.0_f64.powi(-24), "5.960464477539063e-08"),
+            (5e-324, "5e-324"),
+            (9_007_199_254_740_993.0, "9.007199254740992e+15"),
+        ] {
+            assert_eq!(text(|out| float(out, value)), expected);
+        }
+    }
+
+    #[test]
+    fn floats_of_every_exponent_are_those_of_go() {
+        let mut random = Random(1);
+        for raw in 0..2047_u64 {
+            // A power of two has a neighbour below that is nearer than the one above.
+            let edges = [0, 1, (1 << 52) - 1, 1 << 51];
+            for fraction in edges.into_iter().chain((0..8).map(|_| random.next() >> 12)) {
+                let value = f64::from_bits(raw << 52 | fraction);
+                if value > 0.0 {
+                    assert_as_go(value);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn floats_with_few_places_of_two_are_those_of_go() {
+        let mut random = Random(2);
+        // Where two forms can be as close: a whole number of small fractions.
+        for places in 1..=30 {
+            for bits in 40..=53 {
+                for _ in 0..60 {
+                    let whole = (random.next() >> (64 - bits)) | 1;
+                    assert_as_go(whole as f64 / 2.0_f64.powi(places));
+                }
+            }
+        }
+        for exponent in 50..54 {
+            for _ in 0..5_000 {
+                let fraction = random.next() >> 12;
+                assert_as_go(f64::from_bits((1023 + exponent) << 52 | fraction));
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Grammar, Start, agrees, go};
+use super::{Grammar, Start, agrees, append_plain, go};
 use crate::record::{Record, Value};
 use crate::template::Template;
 
@@ -88,35 +88,87 @@ fn in_quotes(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 /// replaced by U+FFFD.
 pub fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    within_string(out, text);
+    out.push(b'"');
+}
+
+/// What stands between the quotes of a string.
+pub fn within_string(out: &mut Vec<u8>, text: &[u8]) {
+    let text = append_plain(out, text, *b"\"\"\\");
+    if text.is_empty() {
+        return;
+    }
+    if std::str::from_utf8(text).is_ok() {
+        return escaped(out, text);
+    }
     for chunk in text.utf8_chunks() {
         escaped(out, chunk.valid().as_bytes());
         if !chunk.invalid().is_empty() {
             out.extend_from_slice("\u{fffd}".as_bytes());
         }
     }
+}
+
+/// A quoted string, or `null` for an empty one.
+pub fn string_or_null(out: &mut Vec<u8>, text: &[u8]) {
+    match text {
+        b"" => out.extend_from_slice(b"null"),
+        text => string(out, text),
+    }
+}
+
+/// Bytes in a quoted string, in base64 (RFC 4648, padded).
+pub fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    out.push(b'"');
+    for chunk in bytes.chunks(3) {
+        let bits =
+            chunk.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte)) << (8 * (3 - chunk.len()));
+        for at in 0..4 {
+            out.push(if at <= chunk.len() { DIGITS[bits >> (18 - 6 * at) & 63] } else { b'=' });
+        }
+    }
     out.push(b'"');
 }
 
-fn escaped(out: &mut Vec<u8>, text: &[u8]) {
-    let mut plain = 0;
-    for (at, byte) in text.iter().enumerate() {
-        if *byte >= 0x20 && !matches!(byte, b'"' | b'\\') {
-            continue;
+/// Bytes in a quoted string, in hexadecimal.
+pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    for digit in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+        out.push(b"0123456789abcdef"[usize::from(digit)]);
+    }
+    out.push(b'"');
+}
+
+/// A number: a whole one without a point and an exponent up to 2^53, what is no
+/// number in quotes.
+pub fn number(out: &mut Vec<u8>, number: f64) {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match number {
+        number if !number.is_finite() => in_quotes(out, |out| go::float(out, number)),
+        number if number.fract() == 0.0 && number.abs() <= EXACT && number != 0.0 => {
+            go::int(out, number as i64)
         }
-        out.extend_from_slice(&text[plain..at]);
-        plain = at + 1;
+        number => go::float(out, number),
+    }
+}
+
+fn escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let mut rest = text;
+    while let Some((byte, after)) = append_plain(out, rest, *b"\"\"\\").split_first() {
         match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                let _ = write!(out, "\\u{byte:04x}");
+            0..0x20 => {
+                let digit = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
             }
+            _ => out.push(*byte),
         }
+        rest = after;
     }
-    out.extend_from_slice(&text[plain..]);
 }
 
 /// How many bytes a stretch of text gains in a JSON string, at the most.

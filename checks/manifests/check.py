@@ -1,0 +1,470 @@
+"""Checks manifests/. `checks/manifests/check` runs it with the packages it needs."""
+
+import base64
+import copy
+import filecmp
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import yaml
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT7
+
+import descriptors
+import references
+from references import only
+
+ROOT = Path("manifests")
+NEW_SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+OLD_SCHEMAS = Path(sys.argv[1]) / "kubernetes_validate" / "kubernetes-json-schema"
+
+WALKTHROUGHS = ["metric", "gatewaymetric", "authorization", "all"]
+COMPONENTS = [  # what may be put together, and the oldest and newest Kubernetes it is for
+    [], ["current"], ["old"], ["persistent-volume"], ["replicas"], ["current", "persistent-volume"],
+    ["current", "replicas"], ["old", "persistent-volume"], ["old", "replicas"], ["current", "own-namespace"],
+    ["current", "persistent-volume", "own-namespace"],
+]
+
+
+def versions(components):
+    """The schemas a combination has to pass: the oldest it is for, some between, the newest."""
+    newest = max((d.name for d in NEW_SCHEMAS.glob("*-strict")), key=lambda n: int(n.split(".")[1]))
+    old = ["v1.11.0-local-strict", "v1.13.0-local-strict", "v1.16.0-local-strict"]
+    new = ["v1.25.0-local-strict", newest]
+    if "old" in components:
+        return old
+    return new if "current" in components else old[2:] + new
+
+
+_validators = {}
+
+
+def schema_problems(document, version):
+    """One built-in object against the strict schema of one Kubernetes version."""
+    directory = (NEW_SCHEMAS if (NEW_SCHEMAS / version).is_dir() else OLD_SCHEMAS) / version
+    group = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", document["apiVersion"])
+    name = f"{document['kind'].lower()}-{group}.json"
+    key = (version, name)
+    if key not in _validators:
+        if not (directory / name).is_file():
+            return [f"{document['kind']} {document['apiVersion']} does not exist in {version}"]
+        if version not in _validators:
+            definitions = json.loads((directory / "_definitions.json").read_text())
+            _validators[version] = Resource.from_contents(definitions, default_specification=DRAFT7)
+        registry = Registry().with_resource("_definitions.json", _validators[version])
+        schema = json.loads((directory / name).read_text())
+        schema = {"$ref": schema["$ref"]} if "$ref" in schema else schema
+        _validators[key] = jsonschema.Draft7Validator(schema, registry=registry)
+    return [f"{version}: {'.'.join(map(str, e.absolute_path))}: {e.message}"
+            for e in _validators[key].iter_errors(document)]
+
+
+def parse(text):
+    return [d for d in yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if d]
+
+
+def load(path):
+    return parse(path.read_text())
+
+
+def kustomize(directory):
+    done = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    return parse(done.stdout)
+
+
+def title(document):
+    return f"{document['kind']} {document['metadata']['name']}"
+
+
+INSTALLED = {d["metadata"]["name"]: d for f in sorted(ROOT.glob("templates/*.yaml")) for d in load(f)}
+VOCABULARY = {a for f in ROOT.glob("attributes/*.yaml") for d in load(f) for a in d["spec"]["attributes"]}
+
+
+def variant_problems(documents, components):
+    """Everything about one rendered variant."""
+    for document in documents:
+        if references.is_custom(document):
+            yield from (f"{title(document)}: {p}" for p in references.custom_problems(document))
+        else:
+            for version in versions(components):
+                yield from (f"{title(document)}: {p}" for p in schema_problems(document, version))
+    names = [(d["apiVersion"].split("/")[0], d["kind"], d["metadata"].get("namespace"), d["metadata"]["name"])
+             for d in documents]
+    yield from (f"{name} is there twice" for name in set(names) if names.count(name) > 1)
+    yield from (f"{title(d)} belongs to Istio" for d in documents if d["kind"] in ("template", "attributemanifest"))
+    yield from references.mixer_problems(documents, INSTALLED, VOCABULARY)
+    yield from references.workload_problems(documents)
+    yield from references.hardening_problems(documents, seccomp="current" in components)
+
+
+def source_problems(path):
+    """One file of the sources: one object, in order by itself."""
+    documents = load(path)
+    if len(documents) != 1:
+        yield f"{len(documents)} objects, wanted one"
+        return
+    document = documents[0]
+    if references.is_custom(document):
+        yield from references.custom_problems(document)
+    else:
+        components = [path.parent.name] if path.parent.parent.name == "components" else []
+        for version in versions(["current"] if components == ["own-namespace"] else components):
+            yield from schema_problems(document, version)
+
+
+def walkthrough_problems(documents):
+    """The published handlers, word for word, against what we install."""
+    published = {
+        "metric": {"adapter": "mygrpcadapter", "connection": {"address": "mygrpcadapter:8000"},
+                   "params": {"file_path": "/volume/out.txt"}},
+        "gatewaymetric": {"adapter": "gatewaymetric", "connection": {"address": "gatewaymetric:41543"},
+                          "params": {"file_path": "out.txt"}},
+        "authorization": {"adapter": "mygrpcadapter", "connection": {"address": "mygrpcadapterservice:44225"},
+                          "params": {"auth_key": "abc"}},
+    }
+    for walkthrough, spec in published.items():
+        ours = [d for d in documents[walkthrough] if d["kind"] != "handler"]
+        names = [d["metadata"]["name"] for d in only(documents[walkthrough], "handler")]
+        handlers = [{"apiVersion": references.GROUP, "kind": "handler", "spec": spec,
+                     "metadata": {"name": name, "namespace": "istio-system"}} for name in names]
+        yield from (f"{walkthrough}: {p}" for p in variant_problems(ours + handlers, []))
+    metric = {d["kind"]: d for d in documents["metric"]}
+    if (metric["handler"]["metadata"]["name"], metric["instance"]["metadata"]["name"],
+            metric["rule"]["metadata"]["name"]) != ("h1", "i1metric", "r1"):
+        yield "metric: handler, instance and rule are not h1, i1metric and r1"
+    variables = only(documents["gatewaymetric"], "instance")[0]["spec"]["params"]["variables"]
+    if list(variables) != ["host", "latency", "method", "responseBodySize", "responseCode", "responseTotalSize", "url"]:
+        yield f"gatewaymetric: the variables are {list(variables)}"
+    ports = {p["port"] for d in only(documents["gatewaymetric"], "Service")
+             if d["metadata"]["name"] == "gatewaymetric" for p in d["spec"]["ports"]}
+    if ports != {41543, 9145}:
+        yield f"gatewaymetric: the Service has {ports}"
+
+
+def image_problems():
+    version = re.search(r'^version = "(.*)"', Path("Cargo.toml").read_text(), re.M).group(1)
+    for path in sorted(ROOT.glob("*.yaml")):
+        image = only(load(path), "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+        if image != f"docker.io/USERNAME/mygrpcadapter:{version}":
+            yield f"{path.name}: {image}, but Cargo.toml says {version}"
+
+
+def make(*words):
+    """What a target prints, and what it complains of."""
+    done = subprocess.run(["make", "--no-print-directory", *words], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def render_problems(plain):
+    """`make render` prints a variant with the image that `make docker-push` pushes, or nothing."""
+    account = ["DOCKERHUB_USERNAME=me.too", "REGISTRY=registry.example.com:5000", "TAG=1.2"]
+    name = make("image-name", *account)[1].strip()
+    for variant, documents in plain.items():
+        wanted = copy.deepcopy(documents)
+        only(wanted, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"] = name
+        code, text, complaint = make("render", f"VARIANT={variant}", *account)
+        if code or parse(text) != wanted:
+            yield f"{variant}: not the same with {name}: {complaint}"
+    if make("render", *account)[1] != make("render", "VARIANT=metric", *account)[1]:
+        yield "metric is not the default"
+    for what, words in {"no account": ["render", "DOCKERHUB_USERNAME="], "no variant": ["render", "VARIANT=no", *account]}.items():
+        code, text, complaint = make(*words)
+        said = {"no account": "DOCKERHUB_USERNAME", "no variant": "metric-replicas"}[what]
+        if code == 0 or text or said not in complaint:
+            yield f"{what}: exit code {code}, {text[:80]!r}, {complaint!r}"
+
+
+def own_overlay_problems():
+    """The overlay in the README: it renders, with the image it names, and git ignores it."""
+    text = (ROOT / "README.md").read_text()
+    overlays = [re.sub(r"^    ", "", block, flags=re.M) for block in re.findall(r"(?:^    .*\n)+", text, re.M)
+                if "kind: Kustomization" in block]
+    if not overlays:
+        yield "the README has none"
+    if subprocess.run(["git", "check-ignore", "--quiet", "manifests/mine/kustomization.yaml"]).returncode == 1:
+        yield "git doesn't ignore manifests/mine"
+    for overlay in overlays:
+        with tempfile.TemporaryDirectory() as scratch:
+            mine = Path(scratch) / "manifests" / "mine"
+            shutil.copytree(ROOT, mine.parent, ignore=shutil.ignore_patterns("mine"))
+            mine.mkdir()
+            (mine / "kustomization.yaml").write_text(overlay)
+            documents = kustomize(mine)
+            image = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+            if f"value: {image}\n" not in overlay:
+                yield f"it renders {image}"
+            yield from variant_problems(documents, ["current"])
+
+
+def alert_problems(documents):
+    """The threshold is three quarters of the limit, and its text names the limit."""
+    container = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    limit = references.quantity(container["resources"]["limits"]["memory"]) >> 20
+    alert = re.search(r"- alert: MygrpcadapterMemory\n((?:    .*\n)+)", Path("docs/alerts.yaml").read_text())[1]
+    for wanted in f"> {limit * 3 // 4} * 1024 * 1024", f"limit is {limit} MiB":
+        if wanted not in alert:
+            yield f"docs/alerts.yaml doesn't say '{wanted}'"
+
+
+def readme_problems():
+    text = (ROOT / "README.md").read_text()
+    for path in re.findall(r"manifests/[\w./-]+", text):
+        if not path.startswith("manifests/mine") and not Path(path.rstrip(".")).exists():
+            yield f"{path} does not exist"
+    for path in list(ROOT.glob("*/kustomization.yaml")) + list(ROOT.glob("components/*/kustomization.yaml")):
+        if path.parent != ROOT / "base" and f"`{path.parent.name}`" not in text:
+            yield f"`{path.parent.name}` is not mentioned"
+
+
+def stale_problems():
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = Path(scratch) / "manifests"
+        shutil.copytree(ROOT, fresh)
+        done = subprocess.run([str(ROOT / "generate"), str(fresh)], capture_output=True, text=True)
+        if done.returncode:
+            yield done.stderr.strip()
+            return
+        files = {f.relative_to(d) for d in (ROOT, fresh) for f in d.rglob("*") if f.is_file()}
+        for file in sorted(files):
+            if not ((ROOT / file).is_file() and (fresh / file).is_file()):
+                yield f"{file} is {'not generated any more' if (ROOT / file).is_file() else 'missing'}"
+            elif not filecmp.cmp(ROOT / file, fresh / file, shallow=False):
+                yield f"{file} is stale: run `make manifests`"
+
+
+def mutations():
+    """Ways to break a sound set of objects, and part of what must then be said."""
+    def edit(kind, *path, to=None, name=None, remove=False):
+        def change(documents):
+            at = next(d for d in only(documents, kind) if name in (None, d["metadata"]["name"]))
+            for step in path[:-1]:
+                at = at[step]
+            if remove:
+                del at[path[-1]]
+            else:
+                at[path[-1]] = to
+        return change
+
+    pod = ("spec", "template", "spec")
+    box = (*pod, "containers", 0)
+    handler = ("spec", "connection")
+    labels, notes = (("spec", "template", "metadata", key) for key in ("labels", "annotations"))
+    return {
+        "an unknown field": (
+            "'imagePolicy' was unexpected", edit("Deployment", *box, "imagePolicy", to="Always")),
+        "a field too young for 1.16": (
+            "'seccompProfile' was unexpected",
+            edit("Deployment", *pod, "securityContext", "seccompProfile", to={"type": "RuntimeDefault"})),
+        "a kind too old for today": (
+            "does not exist in", edit("NetworkPolicy", "apiVersion", to="extensions/v1beta1")),
+        "a number in place of text": (
+            "is not of type 'string'", edit("Deployment", *box, "args", 0, to=8000)),
+        "a kind with a capital": ("lower case", edit("handler", "kind", to="Handler")),
+        "a snake_case key": (
+            "attribute_bindings is not known", edit("instance", "spec", "attribute_bindings", to={})),
+        "an unknown key of the connection": (
+            "adress is not known", edit("handler", *handler, "adress", to="x:1")),
+        "a handler without its adapter": ("no adapter other", edit("handler", "spec", "adapter", to="other")),
+        "an unknown param": ("params.path: no such field", edit("handler", "spec", "params", "path", to="x")),
+        "an unknown format": ("XML is none of", edit("handler", "spec", "params", "format", to="XML")),
+        "an address without a Service": (
+            "no Service for", edit("handler", *handler, "address", to="nobody:8000")),
+        "an address with the wrong port": (
+            "is no gRPC port", edit("handler", *handler, "address", to="mygrpcadapter:8001")),
+        "an address of the metrics": (
+            "is no gRPC port", edit("handler", *handler, "address", to="mygrpcadapter:9145")),
+        "a file on no volume": (
+            "is on no volume", edit("handler", "spec", "params", "file_path", to="/tmp/out.txt")),
+        "a rule without its handler": (
+            "no handler h2", edit("rule", "spec", "actions", 0, "handler", to="h2.istio-system")),
+        "a rule without its instance": (
+            "no instance i2metric", edit("rule", "spec", "actions", 0, "instances", to=["i2metric"])),
+        "an unknown attribute in a match": (
+            "request.verb is not in", edit("rule", "spec", "match", to='request.verb == "GET"')),
+        "an instance without its template": (
+            "no template metrics", edit("instance", "spec", "template", to="metrics")),
+        "an unknown field of the instance": (
+            "params.values: no such field", edit("instance", "spec", "params", "values", to="1")),
+        "an instance that names itself": (
+            "params.name: no such field", edit("instance", "spec", "params", "name", to="x")),
+        "an unknown attribute": (
+            "request.length is not in", edit("instance", "spec", "params", "value", to="request.length | 0")),
+        "a bare number": (
+            "quote it", edit("instance", "spec", "params", "dimensions", "response_code", to=200)),
+        "an instance without params": (
+            "spec.params is missing", edit("instance", "spec", "params", to={}, remove=True)),
+        "an adapter with a template too many": (
+            "lists edge", edit("adapter", "spec", "templates", to=["metric", "edge"])),
+        "an adapter without the template": (
+            "takes no metric", edit("adapter", "spec", "templates", to=["edge"])),
+        "a Service that selects nothing": (
+            "selects no pod", edit("Service", "spec", "selector", to={"app": "other"})),
+        "a Service port without a target": (
+            "no container port http", edit("Service", "spec", "ports", 0, "targetPort", to="http")),
+        "a Service port without its protocol": (
+            "should start with grpc-", edit("Service", "spec", "ports", 0, "name", to="mixer")),
+        "a Deployment that selects nothing": (
+            "does not select its own pods", edit("Deployment", *labels, "app", to="other")),
+        "a probe without its port": (
+            "no container port health", edit("Deployment", *box, "livenessProbe", "httpGet", "port", to="health")),
+        "a scrape of another port": (
+            "is not the metrics port", edit("Deployment", *notes, "prometheus.io/port", to="9090")),
+        "a mount without its volume": ("differ", edit("Deployment", *pod, "volumes", 0, "name", to="other")),
+        "a claim that isn't there": (
+            "no PersistentVolumeClaim x", edit("Deployment", *pod, "volumes", 0, to={
+                "name": "transient-storage", "persistentVolumeClaim": {"claimName": "x"}})),
+        "a volume smaller than its files": (
+            "in the wrong order", edit("Deployment", *pod, "volumes", 0, "emptyDir", "sizeLimit", to="64Mi")),
+        "a host path": (
+            "not restricted", edit("Deployment", *pod, "volumes", 0, to={
+                "name": "transient-storage", "hostPath": {"path": "/"}})),
+        "an account that isn't there": (
+            "no ServiceAccount other", edit("Deployment", *pod, "serviceAccountName", to="other")),
+        "a token": ("the account's token", edit("ServiceAccount", "automountServiceAccountToken", to=True)),
+        "a priority that isn't there": (
+            "no PriorityClass other", edit("Deployment", *pod, "priorityClassName", to="other")),
+        "a sidecar": (
+            "label sidecar.istio.io/inject is None",
+            edit("Deployment", *labels, "sidecar.istio.io/inject", remove=True)),
+        "root": ("runAsUser is 0", edit("Deployment", *pod, "securityContext", "runAsUser", to=0)),
+        "a grace period that ends with the drain": (
+            "stopping may take 20s", edit("Deployment", *pod, "terminationGracePeriodSeconds", to=15)),
+        "a headless name behind a short drain": (
+            "resolves a headless name only every 30s", edit("Service", "spec", "clusterIP", to="None")),
+        "a readiness that doesn't see the volume": (
+            "only reports are served", edit("Deployment", *box, "readinessProbe", "httpGet", "path", to="/readyz")),
+        "a readiness by another service": (
+            "only reports are served",
+            edit("Deployment", *box, "readinessProbe", "httpGet", "path", to="/readyz?service=edge.HandleEdgeService")),
+        "a readiness that is asked now and then": (
+            "comes too early", edit("Deployment", *box, "readinessProbe", "periodSeconds", to=5)),
+        "no memory limit": ("memory limit is None", edit("Deployment", *box, "resources", "limits", to={})),
+        "another port than the argument": (
+            "is not the port 8001", edit("Deployment", *box, "ports", 0, "containerPort", to=8001)),
+        "a policy that admits anyone": (
+            "admits anyone", edit("NetworkPolicy", "spec", "ingress", 0, "from", to=[], remove=True)),
+        "a policy that shuts a port": (
+            "admits to [8080", edit("NetworkPolicy", "spec", "ingress", 0, "ports", 0, "port", to=8080)),
+        "a second namespace": ("another namespace", edit("Service", "metadata", "namespace", to="default")),
+    }
+
+
+def blind_readiness(documents):
+    """A variant with checks that would stop them for a full volume must be noticed."""
+    broken = copy.deepcopy(documents)
+    container = only(broken, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    container["readinessProbe"]["httpGet"]["path"] = "/readyz?service=metric.HandleMetricService"
+    if not any("stop checks" in problem for problem in variant_problems(broken, [])):
+        yield "a readiness that stops checks goes unnoticed"
+
+
+def blind_spots(documents):
+    """Mutations that go unnoticed."""
+    for what, (said, change) in mutations().items():
+        broken = copy.deepcopy(documents)
+        change(broken)
+        if not any(said in problem for problem in variant_problems(broken, [])):
+            yield f"{what} goes unnoticed"
+
+
+def blind_descriptors():
+    """The same for descriptors: broken ones must be noticed."""
+    text = INSTALLED["metric"]["spec"]["descriptor"]
+
+    def broken(change):
+        made = descriptors.descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(text))
+        change(made.file)
+        return base64.b64encode(made.SerializeToString()).decode()
+
+    ways = {
+        "no options": lambda files: files[-1].ClearField("options"),
+        "no import": lambda files: files.pop(0),
+        "no map entries": lambda files: files[-1].message_type[1].nested_type[0].ClearField("options"),
+        "no JSON names": lambda files: files[-1].message_type[1].field[0].ClearField("json_name"),
+        "another field number": lambda files: setattr(files[-1].message_type[1].field[1], "number", 9),
+        "another service": lambda files: setattr(files[-1].service[0], "name", "MetricService"),
+        "another package": lambda files: setattr(files[-1], "package", "Metric"),
+        "two templates": lambda files: files[0].options.MergeFrom(files[-1].options),
+    }
+    for what, change in ways.items():
+        if not any(True for _ in descriptors.template_problems("metric", broken(change))):
+            yield f"{what} goes unnoticed"
+
+
+def main():
+    passed = failed = 0
+
+    def report(name, problems):
+        nonlocal passed, failed
+        try:
+            problems = list(problems)
+        except Exception as error:  # a check that cannot finish has failed
+            problems = [f"{type(error).__name__}: {error}"]
+        passed, failed = passed + (not problems), failed + bool(problems)
+        print(f"{'FAIL' if problems else 'ok  '} {name}")
+        for problem in problems:
+            print(f"     {problem}")
+
+    sources = [f for d in ("base", "components/*", "attributes", "templates") for f in sorted(ROOT.glob(f"{d}/*.yaml"))
+               if f.name != "kustomization.yaml" and not f.name.endswith("-patch.yaml")]
+    for path in sources:
+        report(f"{path} is one sound object", source_problems(path))
+    report("every template is there", (f"{t} is not" for t in descriptors.TEMPLATES.keys() ^ INSTALLED.keys()))
+    for name, template in INSTALLED.items():
+        report(f"template {name}: Mixer takes its descriptor",
+               descriptors.template_problems(name, template["spec"]["descriptor"]))
+    for path in sorted(ROOT.rglob("adapter*.yaml")):
+        if not path.name.endswith("-patch.yaml"):
+            report(f"{path}: Mixer takes its descriptor", descriptors.adapter_problems(load(path)[0]["spec"]["config"]))
+    report("a broken descriptor is noticed", blind_descriptors())
+
+    plain = {p.stem.removeprefix("mygrpcadapter-"): load(p) for p in sorted(ROOT.glob("*.yaml"))}
+    for variant, documents in plain.items():
+        walkthrough, _, added = variant.partition("-")
+        components = ["current", added] if added == "own-namespace" else [added] if added else []
+        report(f"{variant}, as a plain file", variant_problems(documents, components))
+    report("what is broken is noticed", blind_spots(plain["metric"]))
+    report("a readiness that stops checks is noticed", blind_readiness(plain["all"]))
+    report("the alert of the memory follows its limit", alert_problems(plain["metric"]))
+    report("handlers of the published walkthroughs fit", walkthrough_problems(plain))
+    report("the image is named in one way, and its version is ours", image_problems())
+    report("the README names what is there", readme_problems())
+    report("make render names the image that is pushed", render_problems(plain))
+
+    if shutil.which("kubectl"):
+        with tempfile.TemporaryDirectory() as scratch:
+            tree = Path(scratch) / "manifests"
+            shutil.copytree(ROOT, tree)
+            for walkthrough in WALKTHROUGHS:
+                for number, components in enumerate(COMPONENTS):
+                    overlay = tree / f"overlay-{walkthrough}-{number}"
+                    overlay.mkdir()
+                    (overlay / "kustomization.yaml").write_text(yaml.safe_dump({
+                        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+                        "resources": [f"../{walkthrough}"], "components": [f"../components/{c}" for c in components]}))
+                    report(" + ".join([walkthrough, *components]),
+                           (p for documents in [kustomize(overlay)] for p in variant_problems(documents, components)))
+        report("the README's overlay is in order", own_overlay_problems())
+        report("nothing generated is stale", stale_problems())
+    else:
+        missing = "kubectl is missing: variants are NOT rendered, staleness is NOT checked"
+        print(f"!!!! {missing}", file=sys.stderr)
+        if os.environ.get("CI") == "true":
+            report("kubectl is there", [missing])
+
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+//! Addresses, as Envoy writes them.
+
+use super::keys::address;
+use crate::protobuf::wire::{Malformed, Reader};
+
+/// Which member of the oneof was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Absent,
+    Socket,
+    Pipe,
+    Internal,
+}
+
+/// One `envoy.config.core.v3.Address`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Address<'a> {
+    kind: Kind,
+    /// A socket's host, a pipe's path, or the listener inside Envoy.
+    host: &'a [u8],
+    /// A socket's port by name, or the endpoint behind the listener.
+    name: &'a [u8],
+    port: u32,
+}
+
+impl<'a> Address<'a> {
+    /// Whether none was sent.
+    pub fn is_absent(&self) -> bool {
+        self.kind == Kind::Absent
+    }
+
+    /// Reads a message on top of what is known.
+    pub(super) fn add(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(message);
+        while let Some(key) = reader.key()? {
+            match key {
+                address::SOCKET => self.of(Kind::Socket).socket(reader.bytes()?)?,
+                address::PIPE => self.of(Kind::Pipe).pipe(reader.bytes()?)?,
+                address::INTERNAL => self.of(Kind::Internal).internal(reader.bytes()?)?,
+                _ => reader.skip_key(key)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&mut self, kind: Kind) -> &mut Self {
+        if self.kind != kind {
+            *self = Self { kind, ..Self::default() };
+        }
+        self
+    }
+
+    fn socket(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(message);
+        while let Some(key) = reader.key()? {
+            match key {
+                address::SOCKET_HOST => self.host = reader.bytes()?,
+                address::SOCKET_PORT => {
+                    (self.port, self.name) = (reader.varint()? as u32, &[]);
+                }
+                address::SOCKET_NAMED_PORT => self.name = reader.bytes()?,
+                _ => reader.skip_key(key)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn pipe(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(message);
+        while let Some(path) = reader.next_of(address::PIPE_PATH)? {
+            self.host = path;
+        }
+        Ok(())
+    }
+
+    fn internal(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut reader = Reader::new(message);
+        while let Some(key) = reader.key()? {
+            match key {
+                address::INTERNAL_LISTENER => self.host = reader.bytes()?,
+                address::INTERNAL_ENDPOINT => self.name = reader.bytes()?,
+                _ => reader.skip_key(key)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends `host:port`, `[host]:port`, a pipe's path, or
+    /// `envoy://listener/endpoint`; what `put` makes of the parts that are the
+    /// sender's.
+    #[inline]
+    pub(super) fn show(&self, out: &mut Vec<u8>, put: impl Fn(&mut Vec<u8>, &[u8])) {
+        match self.kind {
+            Kind::Absent => {}
+            Kind::Pipe => put(out, self.host),
+            Kind::Socket => {
+                let bare = !self.host.contains(&b':');
+                if !bare {
+                    out.push(b'[');
+                }
+                put(out, self.host);
+                out.extend_from_slice(if bare { b":" } else { b"]:" });
+                match self.name {
+                    b"" => out.extend_from_slice(itoa::Buffer::new().format(self.port).as_bytes()),
+                    name => put(out, name),
+                }
+            }
+            Kind::Internal => {
+                out.extend_from_slice(b"envoy://");
+                put(out, self.host);
+                out.push(b'/');
+                put(out, self.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! One JSON object per entry: Istio's names in Istio's order, then ours.
+
+use super::address::Address;
+use super::any;
+use super::entry::{Entry, Map};
+use super::identifier::Identifier;
+use super::operator::{self, Operator, Said};
+use crate::protobuf::object::{self, Show};
+use crate::render::{Literal, append, go, json};
+
+/// What comes before each of Istio's members, and what it says.
+static MEMBERS: [(Literal<40>, Operator); 24] = [
+    (Literal::new("{\"authority\":"), Operator::Authority),
+    (Literal::new(",\"bytes_received\":"), Operator::BytesReceived),
+    (Literal::new(",\"bytes_sent\":"), Operator::BytesSent),
+    (Literal::new(",\"connection_termination_details\":"), Operator::ConnectionTerminationDetails),
+    (Literal::new(",\"downstream_local_address\":"), Operator::DownstreamLocalAddress),
+    (Literal::new(",\"downstream_remote_address\":"), Operator::DownstreamRemoteAddress),
+    (Literal::new(",\"duration\":"), Operator::Duration),
+    (Literal::new(",\"method\":"), Operator::Method),
+    (Literal::new(",\"path\":"), Operator::Path),
+    (Literal::new(",\"protocol\":"), Operator::Protocol),
+    (Literal::new(",\"request_id\":"), Operator::RequestId),
+    (Literal::new(",\"requested_server_name\":"), Operator::RequestedServerName),
+    (Literal::new(",\"response_code\":"), Operator::ResponseCode),
+    (Literal::new(",\"response_code_details\":"), Operator::ResponseCodeDetails),
+    (Literal::new(",\"response_flags\":"), Operator::ResponseFlags),
+    (Literal::new(",\"route_name\":"), Operator::RouteName),
+    (Literal::new(",\"start_time\":"), Operator::StartTime),
+    (Literal::new(",\"upstream_cluster\":"), Operator::UpstreamCluster),
+    (Literal::new(",\"upstream_host\":"), Operator::UpstreamHost),
+    (Literal::new(",\"upstream_local_address\":"), Operator::UpstreamLocalAddress),
+    (Literal::new(",\"upstream_service_time\":"), Operator::UpstreamServiceTime),
+    (Literal::new(",\"upstream_transport_failure_reason\":"), Operator::UpstreamTransportFailureReason),
+    (Literal::new(",\"user_agent\":"), Operator::UserAgent),
+    (Literal::new(",\"x_forwarded_for\":"), Operator::XForwardedFor),
+];
+
+/// The maps that are shown whole, each an object.
+const MAPS: [(&str, Map, Option<Show>); 6] = [
+    (",\"request_headers\":", Map::RequestHeaders, None),
+    (",\"response_headers\":", Map::ResponseHeaders, None),
+    (",\"response_trailers\":", Map::ResponseTrailers, None),
+    (",\"tags\":", Map::Tags, None),
+    (",\"metadata\":", Map::Metadata, Some(any::fields)),
+    (",\"filter_state\":", Map::FilterState, Some(any::any)),
+];
+
+/// What filters note of the client and of the server: the key in the filter
+/// state, and the member's name. Not among the rest of the filter state.
+const PEERS: [(&[u8], &str); 2] =
+    [(b"downstream_peer", ",\"source\":"), (b"upstream_peer", ",\"destination\":")];
+
+/// All of these of an entry without any.
+const NO_MAPS: &[u8] =
+    b",\"source\":null,\"destination\":null,\"request_headers\":{},\"response_headers\":{},\
+    \"response_trailers\":{},\"tags\":{},\"metadata\":{},\"filter_state\":{}";
+
+/// Names of AccessLogType, by number.
+const ACCESS_LOG_TYPES: [&str; 15] = [
+    "NotSet",
+    "TcpUpstreamConnected",
+    "TcpPeriodic",
+    "TcpConnectionEnd",
+    "DownstreamStart",
+    "DownstreamPeriodic",
+    "DownstreamEnd",
+    "UpstreamPoolReady",
+    "UpstreamPeriodic",
+    "UpstreamEnd",
+    "DownstreamTunnelSuccessfullyEstablished",
+    "UdpTunnelUpstreamConnected",
+    "UdpPeriodic",
+    "UdpSessionEnd",
+    "TcpConnectionStart",
+];
+
+/// Appends one entry.
+pub(super) fn line<'a>(out: &mut Vec<u8>, entry: &mut Entry<'a>, identifier: &Identifier) {
+    for (before, operator) in &MEMBERS {
+        before.append(out);
+        show(out, operator.of(entry));
+    }
+    out.extend_from_slice(identifier.members());
+    out.extend_from_slice(b",\"access_log_type\":");
+    access_log_type(out, entry.access_log_type);
+    match entry.has_pairs() {
+        true => maps(out, entry),
+        false => out.extend_from_slice(NO_MAPS),
+    }
+    out.extend_from_slice(b",\"stream_id\":");
+    json::string_or_null(out, entry.stream_id);
+    out.extend_from_slice(b",\"trace_id\":");
+    json::string_or_null(out, trace_id(entry));
+    out.extend_from_slice(b"}\n");
+}
+
+fn maps(out: &mut Vec<u8>, entry: &mut Entry) {
+    for (key, before) in PEERS {
+        append(out, before.as_bytes());
+        let peer = entry.lookup(Map::FilterState, key).unwrap_or_default();
+        object::value(out, &mut entry.nested, peer, 0, any::any);
+    }
+    for (before, map, show) in &MAPS {
+        append(out, before.as_bytes());
+        members(out, entry, *map, *show);
+    }
+}
+
+#[inline(always)]
+fn show(out: &mut Vec<u8>, said: Said) {
+    match said {
+        Said::Text(text) => json::string_or_null(out, text),
+        Said::Reason(text) => reason(out, text),
+        Said::Word("") | Said::Milliseconds(None) | Said::Time(None) => out.extend_from_slice(b"null"),
+        Said::Word(word) => quoted(out, |out| out.extend_from_slice(word.as_bytes())),
+        Said::Number(number) => operator::number(out, number),
+        Said::Milliseconds(Some(span)) => operator::milliseconds(out, span),
+        Said::Time(Some(time)) => quoted(out, |out| operator::time(out, time)),
+        Said::Address(address) => self::address(out, address),
+        Said::Flags(flags) => quoted(out, |out| flags.show(out)),
+    }
+}
+
+fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    write(out);
+    out.push(b'"');
+}
+
+/// Underscores are as long as spaces and escaped no more than these.
+fn reason(out: &mut Vec<u8>, text: &[u8]) {
+    let start = out.len();
+    json::string_or_null(out, text);
+    for byte in &mut out[start..] {
+        if *byte == b' ' {
+            *byte = b'_';
+        }
+    }
+}
+
+/// The parts that are the sender's are strings without their quotes.
+fn address(out: &mut Vec<u8>, address: &Address) {
+    if address.is_absent() {
+        return out.extend_from_slice(b"null");
+    }
+    quoted(out, |out| address.show(out, json::within_string));
+}
+
+/// The name, or the number of one that is not known.
+fn access_log_type(out: &mut Vec<u8>, number: i32) {
+    match operator::named(&ACCESS_LOG_TYPES, number) {
+        "" => go::int(out, number.into()),
+        name => quoted(out, |out| out.extend_from_slice(name.as_bytes())),
+    }
+}
+
+/// Appends an object of a map's pairs: strings, or what `show` makes of them.
+fn members<'a>(out: &mut Vec<u8>, entry: &mut Entry<'a>, map: Map, show: Option<Show>) {
+    let mut nested = std::mem::take(&mut entry.nested);
+    let is_peer = |key: &[u8]| map == Map::FilterState && PEERS.iter().any(|peer| peer.0 == key);
+    out.push(b'{');
+    let start = out.len();
+    for (_, key, value) in entry.pairs(map).iter().filter(|pair| !is_peer(pair.1)) {
+        if out.len() > start {
+            out.push(b',');
+        }
+        json::string(out, key);
+        out.push(b':');
+        match show {
+            Some(show) => object::value(out, &mut nested, value, 0, show),
+            None => json::string(out, value),
+        }
+    }
+    out.push(b'}');
+    entry.nested = nested;
+}
+
+/// Of a request with a logged `traceparent` (W3C) or `x-b3-traceid` header: the
+/// entry itself has none.
+fn trace_id<'a>(entry: &Entry<'a>) -> &'a [u8] {
+    let header = |name: &[u8]| entry.lookup(Map::RequestHeaders, name);
+    let of_parent = |parent: &'a [u8]| parent.split(|byte| *byte == b'-').nth(1).filter(|id| id.len() == 32);
+    header(b"traceparent").and_then(of_parent).or_else(|| header(b"x-b3-traceid")).unwrap_or_default()
+}

@@ -1,0 +1,139 @@
+//! Envoy's command operators, those of Istio's formats: what each says of an
+//! entry. How it is written is up to the format.
+
+use super::address::Address;
+use super::entry::{Entry, Map};
+use super::flags::Flags;
+use crate::record::Instant;
+use crate::render::go;
+
+/// One operator, named as in Istio's JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operator {
+    Authority,
+    BytesReceived,
+    BytesSent,
+    ConnectionTerminationDetails,
+    DownstreamLocalAddress,
+    DownstreamRemoteAddress,
+    Duration,
+    Method,
+    Path,
+    Protocol,
+    RequestId,
+    RequestedServerName,
+    ResponseCode,
+    ResponseCodeDetails,
+    ResponseFlags,
+    RouteName,
+    StartTime,
+    UpstreamCluster,
+    UpstreamHost,
+    UpstreamLocalAddress,
+    UpstreamServiceTime,
+    UpstreamTransportFailureReason,
+    UserAgent,
+    XForwardedFor,
+}
+
+/// What an operator says.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Said<'e, 'a> {
+    /// A text that may hold spaces; nothing where it is empty.
+    Text(&'a [u8]),
+    /// A reason, in which Envoy writes underscores for spaces.
+    Reason(&'a [u8]),
+    /// A word of ours; nothing where it is empty.
+    Word(&'static str),
+    Number(u64),
+    /// A span in whole milliseconds.
+    Milliseconds(Option<Instant>),
+    /// A time of the years 1 to 9999.
+    Time(Option<Instant>),
+    Address(&'e Address<'a>),
+    Flags(Flags),
+}
+
+impl Operator {
+    /// What it says of an entry.
+    #[inline(always)]
+    pub(super) fn of<'e, 'a>(self, entry: &'e Entry<'a>) -> Said<'e, 'a> {
+        match self {
+            Self::Authority => Said::Text(entry.authority),
+            Self::BytesReceived => Said::Number(entry.received_bytes),
+            Self::BytesSent => Said::Number(entry.sent_bytes),
+            Self::ConnectionTerminationDetails => Said::Reason(entry.connection_termination_details),
+            Self::DownstreamLocalAddress => Said::Address(&entry.downstream_local_address),
+            Self::DownstreamRemoteAddress => Said::Address(&entry.downstream_remote_address),
+            Self::Duration => Said::Milliseconds(entry.duration),
+            Self::Method => Said::Word(method(entry)),
+            Self::Path => Said::Text(path(entry)),
+            Self::Protocol => Said::Word(protocol(entry)),
+            Self::RequestId => Said::Text(entry.request_id),
+            Self::RequestedServerName => Said::Text(entry.sni),
+            Self::ResponseCode => Said::Number(entry.response_code.into()),
+            Self::ResponseCodeDetails => Said::Reason(entry.response_code_details),
+            Self::ResponseFlags => Said::Flags(entry.response_flags),
+            Self::RouteName => Said::Text(entry.route_name),
+            Self::StartTime => Said::Time(entry.start_time.filter(|time| go::is_time(*time))),
+            Self::UpstreamCluster => Said::Text(entry.upstream_cluster),
+            Self::UpstreamHost => Said::Address(&entry.upstream_remote_address),
+            Self::UpstreamLocalAddress => Said::Address(&entry.upstream_local_address),
+            Self::UpstreamServiceTime => Said::Text(upstream_service_time(entry)),
+            Self::UpstreamTransportFailureReason => Said::Reason(entry.upstream_transport_failure_reason),
+            Self::UserAgent => Said::Text(entry.user_agent),
+            Self::XForwardedFor => Said::Text(entry.forwarded_for),
+        }
+    }
+}
+
+/// The path before Envoy rewrote it.
+pub(super) fn path<'a>(entry: &Entry<'a>) -> &'a [u8] {
+    match entry.original_path {
+        b"" => entry.path,
+        original => original,
+    }
+}
+
+/// The method's name, or nothing for one that is not known.
+pub(super) fn method(entry: &Entry) -> &'static str {
+    const NAMES: [&str; 10] =
+        ["", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+    named(&NAMES, entry.method)
+}
+
+fn protocol(entry: &Entry) -> &'static str {
+    named(&["", "HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/3"], entry.protocol)
+}
+
+/// A number's name, or nothing for one that is not known.
+pub(super) fn named(names: &[&'static str], number: i32) -> &'static str {
+    usize::try_from(number).ok().and_then(|number| names.get(number)).copied().unwrap_or_default()
+}
+
+/// Sent only where the header is among those that are logged.
+fn upstream_service_time<'a>(entry: &Entry<'a>) -> &'a [u8] {
+    entry.lookup(Map::ResponseHeaders, b"x-envoy-upstream-service-time").unwrap_or_default()
+}
+
+/// A decimal number.
+pub(super) fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// A span in whole milliseconds, cut.
+pub(super) fn milliseconds(out: &mut Vec<u8>, span: Instant) {
+    let whole = span.seconds.saturating_mul(1_000);
+    go::int(out, whole.saturating_add(i64::from(span.nanos) / 1_000_000));
+}
+
+/// A time as `2026-11-25T18:57:55.442Z`, cut to milliseconds.
+pub(super) fn time(out: &mut Vec<u8>, time: Instant) {
+    go::second(out, time.seconds);
+    let millis = time.nanos as u32 / 1_000_000;
+    out.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
+}
+
+fn digit(number: u32) -> u8 {
+    b'0' + (number % 10) as u8
+}

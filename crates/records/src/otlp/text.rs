@@ -1,0 +1,19 @@
+//! A record as a line of text: its body.
+
+use super::record::LogRecord;
+use super::value::{self, Member};
+use crate::protobuf::object::{self, Pairs};
+use crate::render::escape::{LINE, escaped};
+
+/// Appends a record's body, without the newline it may end in, and a newline.
+///
+/// A string is the sender's own line: only control characters but tabs are escaped in it.
+/// Any other value is JSON, bytes those in base64. Nothing is `-`.
+pub(super) fn line<'a>(out: &mut Vec<u8>, pairs: &mut Pairs<'a>, record: &LogRecord<'a>) {
+    match value::member(record.body) {
+        Ok(Member::Absent | Member::String(b"" | b"\n")) => out.push(b'-'),
+        Ok(Member::String(text)) => escaped(out, text.strip_suffix(b"\n").unwrap_or(text), &LINE),
+        _ => object::value(out, pairs, record.body, 0, value::any),
+    }
+    out.push(b'\n');
+}

@@ -1,0 +1,73 @@
+//! An AnyValue: which member it has, and all of it as JSON.
+
+use super::keys::value;
+use crate::protobuf::object::{self, Pairs};
+use crate::protobuf::wire::{Malformed, Reader};
+use crate::render::{go, json};
+
+/// The member that was sent last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Member<'a> {
+    /// None.
+    Absent,
+    /// A string, most often UTF-8.
+    String(&'a [u8]),
+    /// A truth value.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A floating-point number.
+    Double(f64),
+    /// An ArrayValue.
+    Array(&'a [u8]),
+    /// A KeyValueList.
+    List(&'a [u8]),
+    /// Bytes.
+    Bytes(&'a [u8]),
+}
+
+/// Reads an AnyValue, not what is nested in it.
+///
+/// # Errors
+///
+/// The bytes are no protobuf message.
+pub fn member(message: &[u8]) -> Result<Member<'_>, Malformed> {
+    let mut reader = Reader::new(message);
+    let mut last = Member::Absent;
+    while let Some(key) = reader.key()? {
+        last = match key {
+            value::STRING => Member::String(reader.bytes()?),
+            value::BOOL => Member::Bool(reader.varint()? != 0),
+            value::INT => Member::Int(reader.varint()? as i64),
+            value::DOUBLE => Member::Double(reader.double()?),
+            value::ARRAY => Member::Array(reader.bytes()?),
+            value::KVLIST => Member::List(reader.bytes()?),
+            value::BYTES => Member::Bytes(reader.bytes()?),
+            _ => {
+                reader.skip_key(key)?;
+                last
+            }
+        };
+    }
+    Ok(last)
+}
+
+/// Appends an AnyValue as JSON: bytes in base64, what has no member `null`.
+pub(super) fn any<'a>(
+    out: &mut Vec<u8>,
+    pairs: &mut Pairs<'a>,
+    message: &'a [u8],
+    depth: usize,
+) -> Result<(), Malformed> {
+    match member(message)? {
+        Member::Absent => out.extend_from_slice(b"null"),
+        Member::String(text) => json::string(out, text),
+        Member::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+        Member::Int(number) => go::int(out, number),
+        Member::Double(number) => json::number(out, number),
+        Member::Bytes(bytes) => json::base64(out, bytes),
+        Member::Array(values) => return object::list(out, pairs, (values, value::VALUES), depth, any),
+        Member::List(values) => return object::object(out, pairs, (values, value::VALUES), depth, any),
+    }
+    Ok(())
+}

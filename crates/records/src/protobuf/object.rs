@@ -1,0 +1,125 @@
+//! Messages whose shape is data, to JSON: maps and lists of values that hold maps
+//! and lists in turn, as `google.protobuf.Struct` and OTLP's AnyValue.
+//!
+//! What can't be shown is `null`: a value that is malformed, that is nested more
+//! than [`MAX_DEPTH`] deep, or an object with more than [`MAX_ENTRIES`] keys.
+
+use super::walk::MAX_ENTRIES;
+use super::wire::{Malformed, Reader, bytes};
+use crate::record::keep_last;
+use crate::render::json;
+
+/// The most objects and lists in one another. protobuf's own readers end at a hundred
+/// messages, of which each level is two or three.
+pub const MAX_DEPTH: usize = 64;
+
+/// A key, and a value of a schema.
+pub type Pair<'a> = (&'a [u8], &'a [u8]);
+
+/// The keys of an object and of those around it: kept, so that not every object
+/// allocates.
+pub type Pairs<'a> = Vec<Pair<'a>>;
+
+/// Appends one value of a schema, or says that it is malformed, whatever it has
+/// appended until then. The number is the depth.
+pub type Show = for<'a> fn(&mut Vec<u8>, &mut Pairs<'a>, &'a [u8], usize) -> Result<(), Malformed>;
+
+const KEY: u64 = bytes(1);
+const VALUE: u64 = bytes(2);
+
+/// A message of a key and a value, 1 and 2: an entry of a map, or a KeyValue.
+pub fn pair(message: &[u8]) -> Result<Pair<'_>, Malformed> {
+    let mut reader = Reader::new(message);
+    let (mut name, mut value) = (&[][..], &[][..]);
+    while let Some(key) = reader.key()? {
+        match key {
+            KEY => name = reader.bytes()?,
+            VALUE => value = reader.bytes()?,
+            _ => reader.skip_key(key)?,
+        }
+    }
+    Ok((name, value))
+}
+
+/// Adds the pairs in the fields of a message that have this key.
+pub fn collect<'a>(pairs: &mut Pairs<'a>, message: &'a [u8], key: u64) -> Result<(), Malformed> {
+    let mut reader = Reader::new(message);
+    while let Some(entry) = reader.next_of(key)? {
+        push(pairs, entry)?;
+    }
+    Ok(())
+}
+
+/// Adds one pair.
+pub fn push<'a>(pairs: &mut Pairs<'a>, entry: &'a [u8]) -> Result<(), Malformed> {
+    if pairs.len() >= MAX_ENTRIES {
+        return Err(Malformed::Entries);
+    }
+    pairs.push(pair(entry)?);
+    Ok(())
+}
+
+/// Appends a value, or `null` where it can't be shown.
+pub fn value<'a>(out: &mut Vec<u8>, pairs: &mut Pairs<'a>, message: &'a [u8], depth: usize, show: Show) {
+    let start = out.len();
+    if depth > MAX_DEPTH || show(out, pairs, message, depth).is_err() {
+        out.truncate(start);
+        out.extend_from_slice(b"null");
+    }
+}
+
+/// Appends an object of the pairs in the fields of a message that have this key.
+pub fn object<'a>(
+    out: &mut Vec<u8>,
+    pairs: &mut Pairs<'a>,
+    (message, key): (&'a [u8], u64),
+    depth: usize,
+    show: Show,
+) -> Result<(), Malformed> {
+    let start = pairs.len();
+    let collected = collect(pairs, message, key);
+    if collected.is_ok() {
+        of_pairs(out, pairs, start, depth, show);
+    }
+    pairs.truncate(start);
+    collected
+}
+
+/// Appends an object of the pairs from `start` on: sorted by key, the last of
+/// equal keys. They stay where they are.
+pub fn of_pairs(out: &mut Vec<u8>, pairs: &mut Pairs, start: usize, depth: usize, show: Show) {
+    pairs[start..].sort_by_key(|pair| pair.0);
+    keep_last(pairs, start, |a, b| a.0 == b.0);
+    out.push(b'{');
+    for at in start..pairs.len() {
+        if at > start {
+            out.push(b',');
+        }
+        let (key, held) = pairs[at];
+        json::string(out, key);
+        out.push(b':');
+        value(out, pairs, held, depth + 1, show);
+    }
+    out.push(b'}');
+}
+
+/// Appends a list of the values in the fields of a message that have this key.
+pub fn list<'a>(
+    out: &mut Vec<u8>,
+    pairs: &mut Pairs<'a>,
+    (message, key): (&'a [u8], u64),
+    depth: usize,
+    show: Show,
+) -> Result<(), Malformed> {
+    let mut reader = Reader::new(message);
+    out.push(b'[');
+    let start = out.len();
+    while let Some(held) = reader.next_of(key)? {
+        if out.len() > start {
+            out.push(b',');
+        }
+        value(out, pairs, held, depth + 1, show);
+    }
+    out.push(b']');
+    Ok(())
+}

@@ -1,0 +1,35 @@
+# --- fuzzing, and the soak -------------------------------------------------
+
+FUZZ_TARGETS := $(sort $(basename $(notdir $(wildcard fuzz/targets/*.rs))))
+FUZZ_HOST    := $(ARCH)-unknown-linux-gnu
+SANITIZER    ?= address
+# The sanitizer is an unstable option; this lets the pinned toolchain have it.
+CARGO_FUZZ   := RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
+FUZZ_OPTIONS := --target $(FUZZ_HOST) --sanitizer $(SANITIZER)
+
+.PHONY: fuzz-build
+fuzz-build: ## build the fuzz targets
+	@./scripts/tool cargo-fuzz 0.13.2
+	$(CARGO) fetch --locked --manifest-path fuzz/Cargo.toml
+	$(CARGO_FUZZ) build $(FUZZ_OPTIONS)
+
+.PHONY: fuzz
+fuzz: SECONDS ?= 60
+fuzz: fuzz-build ## run each fuzz target for SECONDS (60)
+	python3 fuzz/corpus.py tests/captures fuzz/corpus
+	@for target in $(FUZZ_TARGETS); do \
+		echo "fuzz $$target"; \
+		$(CARGO_FUZZ) run $(FUZZ_OPTIONS) $$target -- -max_total_time=$(SECONDS) -max_len=32768 -timeout=20 \
+			-verbosity=0 -print_final_stats=1 || exit 1; \
+	done
+
+.PHONY: fuzz-check
+fuzz-check: ## lint, formatting and tests of what the fuzz targets stand on
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
+	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml --lib
+
+.PHONY: soak
+soak: SECONDS ?= 600
+soak: build ## the binary under load and faults for SECONDS (600), and an exact account
+	$(CARGO) run --locked --target $(TARGET) --example soak -- '$(BINARY)' $(SECONDS)

@@ -19,7 +19,7 @@ const MAX_TURN: usize = 64 * 1024;
 /// Bytes that are of no use to any call, as of pings, settings and calls that
 /// are given up, taken in one interval: a quarter of a million pings.
 const MAX_USELESS: usize = 4 * 1024 * 1024;
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(600);
 
 /// The socket, and what the calls on it say of the bytes it has brought.
 #[derive(Debug)]

@@ -155,7 +155,7 @@ async fn floods_that_belong_to_no_call_end_their_connection_alone() {
         (stream - 2000..stream).step_by(2).flat_map(call).collect()
     };
     let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
-    let settings = frame(SETTINGS, 0, 0, &[]).repeat(1000);
+    let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xff].repeat(100)).repeat(100);
     let windows = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 0]).repeat(1000);
     let floods: [(&str, &mut dyn FnMut() -> Vec<u8>); 4] = [
         ("resets", &mut resets),

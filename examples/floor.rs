@@ -17,8 +17,8 @@ use bytes::{Buf, BufMut, Bytes};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
-use mygrpcadapter::admission::MAX_MESSAGE;
-use mygrpcadapter::health::Health;
+use mygrpcadapter::grpc::budget::MAX_MESSAGE;
+use mygrpcadapter::grpc::health::Health;
 use mygrpcadapter::server::{self, Limits};
 use mygrpcadapter::shutdown::{self, Signals};
 use tonic::Status;
@@ -116,7 +116,7 @@ fn main() -> io::Result<ExitCode> {
         let mut signals = Signals::register()?;
         let listener = server::bind(port, false)?;
         writeln!(io::stderr(), "listening on \"{}\"", listener.local_addr()?)?;
-        let health = Health::new([]);
+        let health = Health::new(&[]);
         let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
         tokio::select! {
             served = server::serve(listener, |_| Floor, limits, health.states()) => {

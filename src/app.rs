@@ -9,18 +9,18 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crate::admin::{self, Sources};
-use crate::admission::Admission;
 use crate::cli::Args;
-use crate::frontends::mixer::{self, Mixer};
-use crate::health::{self, Health, Service};
+use crate::frontends::mixer::Mixer;
+use crate::grpc::budget::Budget;
+use crate::grpc::calls::Calls;
+use crate::grpc::health::{self, Health};
+use crate::grpc::{Dispatcher, SERVICES, Services};
 use crate::histogram::{self, Histogram};
 use crate::journal::{self, Journal, Unfinished};
 use crate::metrics::{Export, Registry};
 use crate::policy::{Policy, RuleFile};
 use crate::process::Process;
 use crate::server::{self, Connections, Limits};
-use crate::service::calls::Calls;
-use crate::service::{Adapter, Services};
 use crate::shutdown::{self, Signals};
 use crate::volume::retention::Retention;
 use crate::volume::{FilePath, Volume};
@@ -30,9 +30,6 @@ const QUEUE_BYTES: usize = 256 * 1024;
 
 /// How long a write may take before the volume counts as stalled.
 const STALL: Duration = Duration::from_secs(5);
-
-/// The health service can be asked after itself.
-const HEALTH: Service = Service { name: "grpc.health.v1.Health", needs_volume: false };
 
 /// Why nothing is served; sysexits(3) gave the numbers.
 #[derive(Debug)]
@@ -167,18 +164,20 @@ fn settings(args: &Args, default_file: FilePath) -> journal::Settings {
 
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
     let Bound { listener, admin, mixer, mut signals } = bound;
-    let health = Health::new(mixer::SERVICES.into_iter().chain([HEALTH]));
-    let admission = Arc::new(Admission::new(args.queue_timeout));
+    let health = Health::new(&SERVICES);
+    let budget = Arc::new(Budget::new(args.queue_timeout));
+    let loads = Arc::clone(&budget);
+    tokio::spawn(async move { loads.give_back_after_loads().await });
     say_where(&listener, admin.as_ref());
     start_delivering(&mixer, &health);
-    let calls = Arc::new(Calls::new(&mixer::SERVICES));
-    let services = Arc::new(Services { mixer: Arc::clone(&mixer), calls, health: health.clone(), admission });
+    let calls = Arc::new(Calls::new(&SERVICES));
+    let services = Arc::new(Services { mixer: Arc::clone(&mixer), calls, health: health.clone(), budget });
     let open = Arc::new(Connections::default());
     if let Some(admin) = admin {
         let (registry, health) = (registry(&services, &open), health.clone());
         tokio::spawn(admin::serve(admin, Sources { registry, health }));
     }
-    let adapter = move |backlog| Adapter { services: Arc::clone(&services), backlog };
+    let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
     let limits = Limits { open, connections: args.max_connections, connection_age: args.max_connection_age };
     let mut states = health.states();
     let overdue = async {
@@ -186,7 +185,7 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
         tokio::time::sleep(args.drain_timeout).await;
     };
     tokio::select! {
-        outcome = server::serve(listener, adapter, limits, health.states()) => {
+        outcome = server::serve(listener, dispatcher, limits, health.states()) => {
             if let Err(error) = outcome {
                 log::error!("cannot serve error={error}");
                 return ExitCode::from(71);
@@ -209,7 +208,7 @@ fn registry(services: &Services, open: &Arc<Connections>) -> Registry {
     };
     let mut registry = Registry::default();
     registry.add(Arc::clone(&services.calls) as _);
-    registry.add(Arc::clone(&services.admission) as _);
+    registry.add(Arc::clone(&services.budget) as _);
     registry.add(Arc::clone(open) as _);
     registry.add(Arc::clone(&mixer.counters) as _);
     registry.add(journal);

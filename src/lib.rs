@@ -5,7 +5,7 @@
 //! | module | what flows there |
 //! |---|---|
 //! | [`server`] | connections to requests, HTTP/2 |
-//! | [`service`], [`admission`], [`arrival`], [`reply`] | requests to the bytes of a message, and back: gRPC |
+//! | [`grpc`] | requests to messages, and answers back |
 //! | [`frontends::mixer`] | Mixer's messages, walked in place, to records |
 //! | [`frontends::envoy`] | Envoy's authorization checks, walked in place, to verdicts |
 //! | [`record`] | one instance, borrowed from the bytes it came in |
@@ -14,7 +14,7 @@
 //! | [`journal`] | text to the batch of a file, and the word back that it is written |
 //! | [`volume`] | batches to files |
 //! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |
-//! | [`health`], [`shutdown`] | whether we serve, and how we stop |
+//! | [`grpc::health`], [`shutdown`] | whether we serve, and how we stop |
 //! | [`logging`], [`quoted`] | log lines, and foreign bytes in text |
 //! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`app`] | the command line, and all of it put together |
@@ -23,25 +23,23 @@
 //! the core (`record` to `volume`) knows nothing of protobuf, gRPC or async.
 
 pub mod admin;
-pub mod admission;
 pub mod app;
-pub mod arrival;
 pub mod cli;
 pub mod frontends;
-pub mod health;
+pub mod grpc;
 pub mod histogram;
 pub mod journal;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod pb;
 pub mod policy;
 pub mod process;
 pub mod quoted;
-pub mod reply;
 pub mod server;
-pub mod service;
 pub mod shutdown;
 pub mod tools;
 pub mod volume;
 
+pub use grpc::health;
 pub use records::{record, render, template};

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use mygrpcadapter::admission::Admission;
-use mygrpcadapter::frontends::mixer::{Mixer, SERVICES};
-use mygrpcadapter::health::Health;
+use mygrpcadapter::frontends::mixer::Mixer;
+use mygrpcadapter::grpc::budget::Budget;
+use mygrpcadapter::grpc::calls::Calls;
+use mygrpcadapter::grpc::health::Health;
+use mygrpcadapter::grpc::{Dispatcher, SERVICES, Services};
 use mygrpcadapter::histogram::{self, Histogram};
 use mygrpcadapter::journal::{self, Fsync, Journal};
 use mygrpcadapter::policy::Policy;
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
-use mygrpcadapter::service::calls::Calls;
-use mygrpcadapter::service::{Adapter, Services};
 use mygrpcadapter::volume::Volume;
 use mygrpcadapter::volume::retention::Retention;
 use tokio::runtime::Runtime;
@@ -65,14 +65,14 @@ impl Server {
             counters: Arc::default(),
             sessions: AtomicU64::new(0),
         });
-        let health = Health::new(SERVICES);
+        let health = Health::new(&SERVICES);
         let services = Arc::new(Services {
             mixer: Arc::clone(&mixer),
             calls: Arc::new(Calls::new(&SERVICES)),
             health: health.clone(),
-            admission: Arc::new(Admission::new(patience)),
+            budget: Arc::new(Budget::new(patience)),
         });
-        let adapter = move |backlog| Adapter { services: Arc::clone(&services), backlog };
+        let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
         let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
         let states = health.states();
         runtime.spawn(async move {
@@ -81,7 +81,7 @@ impl Server {
             }
         });
         runtime.spawn(async move {
-            serve(listener, adapter, limits, states).await.expect("a server that serves")
+            serve(listener, dispatcher, limits, states).await.expect("a server that serves")
         });
         Self { runtime, address, volume: dir }
     }

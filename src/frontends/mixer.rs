@@ -13,7 +13,6 @@ pub use records::protobuf::{walk, wire};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -21,8 +20,7 @@ use tonic::Status;
 
 use self::counters::Counters;
 use self::report::Refusal;
-use crate::admission::Share;
-use crate::health::Service;
+use crate::grpc::messages::Message;
 use crate::histogram::Histogram;
 use crate::journal::{Failure, Journal, Reason};
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
@@ -46,76 +44,6 @@ pub enum Method {
     CreateSession,
     /// Ends a session.
     CloseSession,
-}
-
-const BACKEND: &str = "istio.mixer.adapter.model.v1beta1.InfrastructureBackend";
-
-/// Every method: its service, its name, and what it is.
-const METHODS: [(&str, &str, Method); 10] = [
-    ("metric.HandleMetricService", "HandleMetric", Method::Report(&templates::METRIC)),
-    ("logentry.HandleLogEntryService", "HandleLogEntry", Method::LogEntry),
-    ("authorization.HandleAuthorizationService", "HandleAuthorization", Method::Authorize),
-    ("tracespan.HandleTraceSpanService", "HandleTraceSpan", Method::Report(&templates::TRACESPAN)),
-    ("edge.HandleEdgeService", "HandleEdge", Method::Report(&templates::EDGE)),
-    (
-        "reportnothing.HandleReportNothingService",
-        "HandleReportNothing",
-        Method::Report(&templates::REPORTNOTHING),
-    ),
-    ("checknothing.HandleCheckNothingService", "HandleCheckNothing", Method::CheckNothing),
-    (BACKEND, "Validate", Method::Validate),
-    (BACKEND, "CreateSession", Method::CreateSession),
-    (BACKEND, "CloseSession", Method::CloseSession),
-];
-
-/// The services of this front end.
-pub const SERVICES: [Service; 8] = [
-    Service { name: METHODS[0].0, needs_volume: true },
-    Service { name: METHODS[1].0, needs_volume: true },
-    Service { name: METHODS[2].0, needs_volume: false },
-    Service { name: METHODS[3].0, needs_volume: true },
-    Service { name: METHODS[4].0, needs_volume: true },
-    Service { name: METHODS[5].0, needs_volume: true },
-    Service { name: METHODS[6].0, needs_volume: false },
-    Service { name: BACKEND, needs_volume: false },
-];
-
-impl Method {
-    /// The method at a gRPC path, and the place of its service in [`SERVICES`].
-    pub fn at(path: &str) -> Option<(Self, usize)> {
-        let (service, name) = path.strip_prefix('/')?.split_once('/')?;
-        let at = METHODS.iter().position(|method| method.0 == service && method.1 == name)?;
-        Some((METHODS[at].2, at.min(SERVICES.len() - 1)))
-    }
-}
-
-/// A request's message, with what it holds of the bounds.
-#[derive(Debug)]
-pub struct Message {
-    /// The message as it came.
-    pub bytes: Bytes,
-    /// Its share of the bounds.
-    pub share: Share,
-    /// When the caller stops waiting.
-    pub deadline: Option<Instant>,
-}
-
-/// A message as large as this was put together from frames.
-const FRAME: usize = 16 * 1024;
-
-impl Message {
-    /// Lets go of the buffer that others' messages came in, too.
-    fn detach(&mut self) {
-        if self.bytes.len() < FRAME {
-            self.bytes = Bytes::copy_from_slice(&self.bytes);
-        }
-    }
-
-    /// Refuses what nobody waits for any more.
-    fn check_deadline(&self) -> Result<(), Refusal> {
-        let is_over = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        if is_over { Err(Refusal::Deadline) } else { Ok(()) }
-    }
 }
 
 /// What requests need to be answered.
@@ -185,6 +113,9 @@ impl Mixer {
                 "the request becomes more than {} bytes; send fewer instances",
                 report::MAX_RENDERED
             )),
+            Refusal::Late => {
+                Status::resource_exhausted("the queue to the volume is full; it is slow or stalled")
+            }
             Refusal::Queue(failure) | Refusal::NotWritten(failure) => status(&failure),
             Refusal::Deadline => {
                 Status::deadline_exceeded("the caller's timeout has passed; nothing was written")

@@ -114,7 +114,6 @@ struct State {
     queued: usize,
     answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     is_freed: bool,
-    spare: Vec<Batch>,
     waker: Option<Waker>,
     progress: Progress,
     is_failing: bool,
@@ -172,9 +171,8 @@ impl Queue {
         if let Err(error) = render(&mut batch.bytes) {
             batch.bytes.truncate(start);
             if batch.ends.is_empty() {
-                let batch = state.batches.swap_remove(at);
+                state.batches.swap_remove(at);
                 state.waiters.swap_remove(at);
-                state.recycle(batch);
             }
             return Err(error);
         }
@@ -299,23 +297,9 @@ impl State {
         if let Some(at) = self.batches.iter().position(|batch| batch.to.path == to.path) {
             return at;
         }
-        let batch = match self.spare.pop() {
-            Some(spare) => Batch { to: to.clone(), ..spare },
-            None => Batch { to: to.clone(), bytes: Vec::with_capacity(BATCH), ends: Vec::new() },
-        };
-        self.batches.push(batch);
+        self.batches.push(Batch { to: to.clone(), bytes: Vec::with_capacity(BATCH), ends: Vec::new() });
         self.waiters.push(Vec::new());
         self.batches.len() - 1
-    }
-
-    /// Keeps a batch's memory to be used again, unless it has grown or there is
-    /// enough of it.
-    fn recycle(&mut self, mut batch: Batch) {
-        if batch.bytes.capacity() <= BATCH && self.spare.len() < 2 {
-            batch.bytes.clear();
-            batch.ends.clear();
-            self.spare.push(batch);
-        }
     }
 
     fn wake(&self) {
@@ -335,7 +319,6 @@ impl State {
                 };
                 self.answer(waiter, outcome);
             }
-            self.recycle(batch);
         }
     }
 

@@ -32,11 +32,13 @@ mod latencies; // what is no latency
 mod limits; // requests that are too much, or not requests
 mod logentry; // log entries and their histogram
 mod logging; // stderr, read or not
+mod memory; // what it may use, in a container that has no more
 mod metrics; // the second port
 mod paths; // where files may be, and where not
 mod probes; // the second port under load
 mod process; // the command line, exit codes, addresses
 mod properties; // what must hold for any bytes
+mod protocol; // gRPC to the letter, and connections that have to end
 mod recovery; // what health says of a volume, and when it is over
 mod retention; // rotation, and files of several writers
 mod shutdown; // signals, draining, and what is acknowledged

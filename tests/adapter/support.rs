@@ -1,5 +1,6 @@
 //! What the tests stand on: the program, clients, messages, namespaces.
 
+pub mod cgroup;
 pub mod client;
 pub mod frames;
 pub mod http;

@@ -47,6 +47,23 @@ pub enum Value<'a> {
     Map(Stretch),
 }
 
+/// What a value becomes at the most, beyond its bytes.
+pub const MAX_GROWTH: usize = 160;
+
+impl Value<'_> {
+    /// What it becomes at the most, beyond its bytes.
+    fn growth(&self) -> usize {
+        match self {
+            Self::Absent | Self::String(_) | Self::Map(_) => 8,
+            Self::Int(_) | Self::Double(_) | Self::Bool(_) => 40,
+            Self::Email(_) | Self::Dns(_) | Self::Uri(_) | Self::StringMap(_) => 96,
+            // Each byte is up to three digits and a space.
+            Self::Ip(bytes) => 72 + 4 * bytes.len(),
+            Self::Time(_) | Self::Duration(_) => MAX_GROWTH,
+        }
+    }
+}
+
 /// A part of one of the record's lists, from `start` up to `end`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stretch {
@@ -166,10 +183,12 @@ impl<'a> Record<'a> {
         stretch.end -= 1;
     }
 
-    /// How many bytes of addresses it holds.
-    pub fn address_bytes(&self) -> usize {
+    /// How many bytes its values become at the most, in any format, beyond those
+    /// of the message that they came in.
+    pub fn growth(&self) -> usize {
         let values = self.values.iter().chain(self.entries.iter().map(|entry| &entry.value));
-        values.map(|value| if let Value::Ip(bytes) = value { bytes.len() } else { 0 }).sum()
+        // What parts the entries of a map, and the quotes of JSON.
+        values.map(Value::growth).sum::<usize>() + 8 * self.len()
     }
 
     /// The value that the map in field `map` has for `key`.

@@ -8,7 +8,7 @@ pub mod go;
 pub mod json;
 pub mod text;
 
-use crate::record::Record;
+use crate::record::{self, Record};
 use crate::template::Template;
 
 /// Appends a short text. Most texts of a record are a few words long, and musl's
@@ -216,14 +216,25 @@ impl Style {
         }
     }
 
-    /// About what an instance of these bytes becomes. Little in it can grow:
-    /// addresses that are written out, and what JSON must escape.
-    pub fn measure(&self, record: &Record, instance: &[u8]) -> usize {
-        let grown = match self.format {
+    /// No instance of so many bytes becomes more than this. What grows most is a
+    /// time that was sent without its inner part: six bytes to a hundred.
+    pub fn at_most(&self, template: &Template, instance: usize) -> usize {
+        self.around(template) + template.columns.len() * record::MAX_GROWTH + 20 * instance
+    }
+
+    /// Nor does this one become more than this, which takes longer to tell.
+    pub fn measure(&self, template: &Template, record: &Record, instance: &[u8]) -> usize {
+        let grown: usize = match self.format {
             Format::Text => 0,
             Format::Json => instance.utf8_chunks().map(|chunk| json::growth(&chunk)).sum(),
         };
-        instance.len() + grown + 4 * record.address_bytes()
+        self.around(template) + instance.len() + grown + record.growth()
+    }
+
+    /// What stands around the values of an instance.
+    fn around(&self, template: &Template) -> usize {
+        let columns = template.columns.iter().map(|column| column.label.len() + column.key.len() + 8);
+        64 + template.name.len() + self.received_at.len() + columns.sum::<usize>()
     }
 
     /// What comes after the last instance.

@@ -20,12 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use argh::FromArgs;
+use mygrpcadapter::grpc::calls::CODES;
 use mygrpcadapter::pb::google::protobuf::Any;
 use mygrpcadapter::pb::istio::mixer::adapter::model::v1beta1::CheckResult;
 use mygrpcadapter::pb::istio::policy::v1beta1::{Value, value::Value as Kind};
 use mygrpcadapter::pb::metric::{HandleMetricRequest, InstanceMsg};
 use mygrpcadapter::pb::mygrpcadapter::config::v1::Params;
-use mygrpcadapter::service::calls::CODES;
 use prost::Message;
 use tokio::task::JoinSet;
 

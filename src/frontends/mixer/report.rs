@@ -2,15 +2,18 @@
 
 use bytes::Bytes;
 
+use super::Mixer;
 use super::config::{self, Config};
 use super::templates::VARIABLES;
 use crate::template::Template;
 
 use super::walk;
 use super::wire::Malformed;
-use super::{Message, Mixer};
+use crate::grpc::budget::{Late, Patience};
+use crate::grpc::messages::Message;
 use crate::histogram::Observations;
 use crate::journal::{Failure, Reason, Tally};
+use crate::memory;
 use crate::record::Record;
 use crate::render::{Format, Style};
 
@@ -18,8 +21,8 @@ use crate::render::{Format, Style};
 pub const MAX_INSTANCES: usize = 65_536;
 /// The most bytes one request may become.
 pub const MAX_RENDERED: usize = 8 * 1024 * 1024;
-/// Instances of more bytes than this are measured before they are rendered.
-const LARGE: usize = 256 * 1024;
+/// What is kept of a buffer that a request was too large for.
+const KEPT: usize = 512 * 1024;
 
 /// Why a request is not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub enum Refusal {
     Rendered,
     /// The queue was full for too long.
     Queue(Failure),
+    /// It had waited for too long already when it needed room in the queue.
+    Late,
     /// It could not be written.
     NotWritten(Failure),
     /// Its caller waits no longer.
@@ -79,11 +84,25 @@ impl Refusal {
             Self::NoVolume => Some(Cause::NoVolume),
             Self::Instances => Some(Cause::Instances),
             Self::Rendered => Some(Cause::Rendered),
-            Self::Queue(_) => Some(Cause::Queue),
+            Self::Queue(_) | Self::Late => Some(Cause::Queue),
             Self::NotWritten(_) => None,
             Self::Deadline => Some(Cause::Deadline),
         }
     }
+}
+
+impl From<Late> for Refusal {
+    fn from(late: Late) -> Self {
+        match late {
+            Late::Queue => Self::Late,
+            Late::Caller => Self::Deadline,
+        }
+    }
+}
+
+/// Refuses what nobody waits for any more.
+fn in_time(patience: &Patience) -> Result<(), Refusal> {
+    if patience.is_over() { Err(Refusal::Deadline) } else { Ok(()) }
 }
 
 impl From<Failure> for Refusal {
@@ -122,6 +141,10 @@ impl<'a> Report<'a> {
 
     /// Appends all its instances to `out`: the walkthrough's text, or lines of
     /// JSON. `note` sees every record.
+    ///
+    /// `out` grows once at the most, to all that a request may become: memory is
+    /// taken only where it is written, and a buffer that doubles would be there
+    /// twice.
     pub fn render(
         &self,
         template: &Template,
@@ -129,19 +152,27 @@ impl<'a> Report<'a> {
         out: &mut Vec<u8>,
         mut note: impl FnMut(&Record),
     ) -> Result<(), Refusal> {
-        let limit = out.len() + MAX_RENDERED;
+        let start = out.len();
+        let limit = start + MAX_RENDERED;
         let style = Style::new(format);
         style.head(template, self.config.file_path(), out);
         let whole = walk::instances(self.message, template, &mut |record, instance| {
-            if instance.len() > LARGE && style.measure(record, instance) > limit - out.len() {
+            if style.at_most(template, instance.len()) > out.capacity() - out.len()
+                && !make_room(style.measure(template, record, instance), limit, out)
+            {
                 return false;
             }
             style.instance(template, record, out);
             note(record);
             out.len() <= limit
-        })?;
-        style.tail(out);
-        if whole { Ok(()) } else { Err(Refusal::Rendered) }
+        });
+        if whole == Ok(true) {
+            style.tail(out);
+            return Ok(());
+        }
+        out.truncate(start);
+        out.shrink_to(KEPT);
+        Err(whole.map_or_else(Refusal::Malformed, |_| Refusal::Rendered))
     }
 
     /// Reads all its instances, and renders none.
@@ -152,6 +183,20 @@ impl<'a> Report<'a> {
         })?;
         Ok(())
     }
+}
+
+/// Sees to it that `bytes` more fit into `out`, if it stays within `limit`.
+fn make_room(bytes: usize, limit: usize, out: &mut Vec<u8>) -> bool {
+    let left = limit.saturating_sub(out.len());
+    if bytes > left {
+        return false;
+    }
+    if bytes > out.capacity() - out.len() {
+        memory::give_back();
+        // One more for the end of the request.
+        out.reserve_exact(left + 1);
+    }
+    true
 }
 
 /// Appends one record as a request of its own.
@@ -182,6 +227,7 @@ impl Mixer {
         if self.journal.as_ref().is_some_and(|journal| !journal.has_room(message.bytes.len())) {
             message.detach();
         }
+        let patience = message.patience;
         let report = Report::read(&message.bytes)?;
         let tally = Tally { counter: self.counters.instances(template), count: report.instances as u64 };
         let mut observations = Observations::default();
@@ -193,7 +239,7 @@ impl Mixer {
         let path = report.config.file_path();
         // A log entry needs no file; the histogram is enough.
         if path.is_empty() && observed {
-            message.check_deadline()?;
+            in_time(&patience)?;
             report.read_all(template, |record| note(record, &mut observations))?;
             self.histogram.add(&observations);
             tally.counter.add(tally.count);
@@ -201,13 +247,14 @@ impl Mixer {
         }
         let journal = self.journal.as_ref().ok_or(Refusal::NoVolume)?;
         let to = journal.destination(path, report.config.format()).map_err(Refusal::Config)?;
+        let mut waiting = patience;
         let render = |out: &mut Vec<u8>| {
-            message.check_deadline()?;
+            in_time(&patience)?;
             report.render(template, to.format(), out, |record| note(record, &mut observations))?;
             self.histogram.add(&observations);
             Ok::<_, Refusal>(())
         };
-        let room = journal.room(message.bytes.len()).await?;
+        let room = waiting.wait(journal.room(message.bytes.len())).await??;
         let pending = journal.append(room, &to, tally, render)?;
         // Rendered, it needs nothing of the bounds any more.
         drop(message);

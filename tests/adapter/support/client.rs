@@ -124,6 +124,11 @@ impl Call {
 }
 
 impl Answer {
+    /// A header of an answer that has headers only.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.ended.as_ref()?.get(name)?.to_str().ok()
+    }
+
     /// The next message, or `None` after the last.
     pub async fn message(&mut self) -> io::Result<Option<Bytes>> {
         while self.messages.is_empty() {

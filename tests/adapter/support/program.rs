@@ -107,11 +107,18 @@ impl Adapter {
         Self::start_by(&[], volume, args).await
     }
 
+    /// Starts one on a directory that goes with `scratch`, by another program.
+    pub async fn start_in(wrapper: &[&str], scratch: Scratch, volume: &Path, args: &[&str]) -> Self {
+        let mut adapter = Self::start_by(wrapper, volume, args).await;
+        adapter._scratch = Some(scratch);
+        adapter
+    }
+
     /// Starts one by another program, `wrapper` and its arguments, that becomes
     /// the adapter or runs it.
     pub async fn start_by(wrapper: &[&str], volume: &Path, args: &[&str]) -> Self {
         let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
-        words.push(PROGRAM.into());
+        words.push(std::env::var_os("ADAPTER_UNDER_TEST").unwrap_or_else(|| PROGRAM.into()));
         let has_metrics = args.contains(&METRICS_PORT);
         if args.first().is_none_or(|word| word.parse::<u16>().is_err()) {
             words.push(PORT.into());
@@ -251,9 +258,18 @@ impl Adapter {
 
     /// The most memory it ever had resident, in KiB.
     pub fn peak_memory(&self) -> usize {
+        self.status("VmHWM:")
+    }
+
+    /// The memory of its own that it has resident, in KiB: not that of its file.
+    pub fn own_memory(&self) -> usize {
+        self.status("RssAnon:")
+    }
+
+    fn status(&self, name: &str) -> usize {
         let status = std::fs::read_to_string(self.proc("status")).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// How much CPU it has used, in hundredths of a second.

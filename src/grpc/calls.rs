@@ -1,8 +1,10 @@
 //! Calls by service and gRPC status code.
 
+use std::sync::Arc;
+
 use tonic::Code;
 
-use crate::health::Service;
+use super::Service;
 use crate::metrics::{Counter, Description, Export, Page};
 
 /// gRPC's status codes, by number.
@@ -36,9 +38,31 @@ impl Calls {
         Self(services.iter().map(|service| (service.name, Default::default())).collect())
     }
 
-    /// Counts an answer of the service at this index.
-    pub fn answered(&self, service: usize, code: Code) {
-        self.0[service].1[code as usize].add(1);
+    /// Begins a call of the service at this index.
+    pub fn begin(self: &Arc<Self>, service: usize) -> Pending {
+        Pending { calls: Arc::clone(self), service, code: Code::Cancelled }
+    }
+}
+
+/// A call without an answer yet; counted as CANCELLED if it is dropped: the
+/// caller has given up, or its connection is gone.
+#[derive(Debug)]
+pub struct Pending {
+    calls: Arc<Calls>,
+    service: usize,
+    code: Code,
+}
+
+impl Pending {
+    /// Counts the answer.
+    pub fn with(mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.calls.0[self.service].1[self.code as usize].add(1);
     }
 }
 

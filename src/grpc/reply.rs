@@ -8,8 +8,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame};
+use tokio_stream::Stream;
 
-use crate::health::Statuses;
+/// The messages of an answer that has more than one.
+pub type Replies = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
 /// What is left to be said.
 #[derive(Default)]
@@ -20,7 +22,7 @@ pub enum Reply {
     /// One message.
     Message(Bytes),
     /// A message now and then.
-    Statuses(Statuses),
+    Messages(Replies),
     /// That it went well.
     Trailers,
 }
@@ -56,7 +58,7 @@ impl Body for Reply {
                 *self = Self::Trailers;
                 Some(frame)
             }
-            Self::Statuses(statuses) => match std::task::ready!(statuses.as_mut().poll_next(context)) {
+            Self::Messages(messages) => match std::task::ready!(messages.as_mut().poll_next(context)) {
                 Some(message) => Some(Frame::data(framed(&message))),
                 None => self.trailers(),
             },

@@ -1,26 +1,22 @@
 //! `grpc.health.v1`: whether we serve, as a whole and by service.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::watch;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
-use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
+use super::Service;
+use super::reply::Replies;
 use crate::metrics::{Export, Page};
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 
 /// The path of the call that asks once.
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
-/// The path of the call that is told at each change.
-pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
-
-/// What is told to one who watches.
-pub type Statuses = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
 /// Where the server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,27 +38,18 @@ pub struct State {
     pub reports: bool,
 }
 
-/// A service that can be asked after.
-#[derive(Clone, Copy, Debug)]
-pub struct Service {
-    /// Its full name.
-    pub name: &'static str,
-    /// Whether it is of no use without the volume.
-    pub needs_volume: bool,
-}
-
-/// Keeps the state, and tells it.
+/// The state, and who is told of it.
 #[derive(Clone, Debug)]
 pub struct Health {
     state: Arc<watch::Sender<State>>,
-    services: Arc<[Service]>,
+    services: &'static [Service],
 }
 
 impl Health {
     /// Serving, as a whole and each of `services`.
-    pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
+    pub fn new(services: &'static [Service]) -> Self {
         let state = State { phase: Phase::Serving, reports: true };
-        Self { state: Arc::new(watch::Sender::new(state)), services: services.into_iter().collect() }
+        Self { state: Arc::new(watch::Sender::new(state)), services }
     }
 
     /// Moves on to another phase.
@@ -111,11 +98,12 @@ impl Health {
     }
 
     /// Answers a Watch: the status now and at each change, until the caller
-    /// leaves or the connections close.
-    pub fn watch(&self, message: &Bytes) -> Result<Statuses, Status> {
+    /// leaves or the connection is to close.
+    pub fn watch(&self, message: &Bytes, closing: watch::Receiver<bool>) -> Result<Replies, Status> {
         let known = self.needs_volume(&requested(message)?);
-        let states = WatchStream::new(self.state.subscribe());
-        let open = states.take_while(|state| state.phase != Phase::Closing);
+        let states = WatchStream::new(self.state.subscribe()).map(Some);
+        let closing = WatchStream::new(closing).filter(|closing| *closing).map(|_| None);
+        let open = states.merge(closing).map_while(|state| state);
         let mut told = None;
         Ok(Box::pin(open.filter_map(move |state| {
             let now = known.map_or(ServingStatus::ServiceUnknown, |needs_volume| status(state, needs_volume));

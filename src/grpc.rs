@@ -1,0 +1,278 @@
+//! gRPC: from an HTTP/2 request to the handler of its method, and the answer
+//! back.
+//!
+//! | module | what flows there |
+//! |---|---|
+//! | [`messages`] | a body to its messages, each with what it holds of the budget |
+//! | [`budget`] | how many requests and bytes may be here at once |
+//! | [`connection`] | what the calls of a connection and its socket share |
+//! | [`reply`] | answers to messages and trailers |
+//! | [`calls`] | answers, counted |
+//! | [`health`] | `grpc.health.v1`, and the phases of the server |
+
+pub mod budget;
+pub mod calls;
+pub mod connection;
+pub mod health;
+pub mod messages;
+pub mod reply;
+
+use std::convert::Infallible;
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tonic::{Code, Status};
+
+use self::budget::{Budget, MAX_MESSAGE, Patience};
+use self::calls::Calls;
+use self::connection::Connection;
+use self::health::Health;
+use self::messages::Messages;
+use self::reply::Reply;
+use crate::frontends::mixer::{Method, Mixer, templates};
+
+/// The largest request of the health service.
+const MAX_HEALTH_MESSAGE: usize = 4 * 1024;
+
+/// A service that is served.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// Its full name.
+    pub name: &'static str,
+    /// Whether it is of no use without the volume.
+    pub needs_volume: bool,
+    /// Its methods: name and handler.
+    pub methods: &'static [(&'static str, Handler)],
+}
+
+/// What answers the calls of a method.
+#[derive(Clone, Copy, Debug)]
+pub enum Handler {
+    /// The health service, once.
+    Check,
+    /// The health service, at each change.
+    Watch,
+    /// Mixer's front end.
+    Mixer(Method),
+}
+
+impl Handler {
+    fn max_message(self) -> usize {
+        match self {
+            Self::Check | Self::Watch => MAX_HEALTH_MESSAGE,
+            Self::Mixer(_) => MAX_MESSAGE,
+        }
+    }
+}
+
+/// The routes. Health, and the numbers of calls, have an entry for each service.
+pub const SERVICES: [Service; 9] = [
+    Service {
+        name: "metric.HandleMetricService",
+        needs_volume: true,
+        methods: &[("HandleMetric", Handler::Mixer(Method::Report(&templates::METRIC)))],
+    },
+    Service {
+        name: "logentry.HandleLogEntryService",
+        needs_volume: true,
+        methods: &[("HandleLogEntry", Handler::Mixer(Method::LogEntry))],
+    },
+    Service {
+        name: "authorization.HandleAuthorizationService",
+        needs_volume: false,
+        methods: &[("HandleAuthorization", Handler::Mixer(Method::Authorize))],
+    },
+    Service {
+        name: "tracespan.HandleTraceSpanService",
+        needs_volume: true,
+        methods: &[("HandleTraceSpan", Handler::Mixer(Method::Report(&templates::TRACESPAN)))],
+    },
+    Service {
+        name: "edge.HandleEdgeService",
+        needs_volume: true,
+        methods: &[("HandleEdge", Handler::Mixer(Method::Report(&templates::EDGE)))],
+    },
+    Service {
+        name: "reportnothing.HandleReportNothingService",
+        needs_volume: true,
+        methods: &[("HandleReportNothing", Handler::Mixer(Method::Report(&templates::REPORTNOTHING)))],
+    },
+    Service {
+        name: "checknothing.HandleCheckNothingService",
+        needs_volume: false,
+        methods: &[("HandleCheckNothing", Handler::Mixer(Method::CheckNothing))],
+    },
+    Service {
+        name: "istio.mixer.adapter.model.v1beta1.InfrastructureBackend",
+        needs_volume: false,
+        methods: &[
+            ("Validate", Handler::Mixer(Method::Validate)),
+            ("CreateSession", Handler::Mixer(Method::CreateSession)),
+            ("CloseSession", Handler::Mixer(Method::CloseSession)),
+        ],
+    },
+    Service {
+        name: "grpc.health.v1.Health",
+        needs_volume: false,
+        methods: &[("Check", Handler::Check), ("Watch", Handler::Watch)],
+    },
+];
+
+/// The handler of the method at a path, and the index of its service in
+/// [`SERVICES`].
+fn route(path: &str) -> Option<(usize, Handler)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let at = SERVICES.iter().position(|known| known.name == service)?;
+    let (_, handler) = SERVICES[at].methods.iter().find(|(name, _)| *name == method)?;
+    Some((at, *handler))
+}
+
+/// What is served, on every connection.
+#[derive(Debug)]
+pub struct Services {
+    /// Mixer's front end.
+    pub mixer: Arc<Mixer>,
+    /// The health service.
+    pub health: Health,
+    /// The number of calls.
+    pub calls: Arc<Calls>,
+    /// What requests may cost.
+    pub budget: Arc<Budget>,
+}
+
+/// Answers the calls of one connection.
+#[derive(Clone, Debug)]
+pub struct Dispatcher {
+    /// What is served.
+    pub services: Arc<Services>,
+    /// The connection that the calls come on.
+    pub connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Dispatcher {
+    type Response = Response<Reply>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Reply>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        let patience = Patience::new(self.services.budget.queue_timeout, &head.headers);
+        let mut messages =
+            Messages::new(body, Arc::clone(&self.services.budget), Arc::clone(&self.connection), patience);
+        let refusal = refusal(&head.method, &head.headers);
+        let routed = match refusal {
+            None => {
+                route(head.uri.path()).ok_or_else(|| Status::unimplemented("no such method here").into_http())
+            }
+            Some(refusal) => Err(refusal),
+        };
+        // A list of headers may be large; nothing more is needed of it.
+        drop(head);
+        let (service, handler) = match routed {
+            Ok(routed) => routed,
+            Err(refusal) => {
+                messages.discard();
+                return Box::pin(ready(Ok(refusal)));
+            }
+        };
+        let dispatcher = self.clone();
+        Box::pin(async move {
+            let answered = dispatcher.services.calls.begin(service);
+            let outcome = dispatcher.answer(handler, &mut messages).await;
+            answered.with(outcome.as_ref().err().map_or(Code::Ok, Status::code));
+            messages.discard();
+            Ok(outcome.map_or_else(refused, Reply::into_response))
+        })
+    }
+}
+
+impl Dispatcher {
+    async fn answer(&self, handler: Handler, messages: &mut Messages<Incoming>) -> Result<Reply, Status> {
+        let message = messages.only(handler.max_message()).await?;
+        let Services { mixer, health, .. } = &*self.services;
+        match handler {
+            Handler::Check => health.check(&message.bytes).map(Reply::Message),
+            Handler::Watch => health.watch(&message.bytes, self.connection.closing()).map(Reply::Messages),
+            Handler::Mixer(method) => mixer.call(method, message).await.map(Reply::Message),
+        }
+    }
+}
+
+/// Refuses what isn't gRPC as its protocol over HTTP/2 says.
+fn refusal(verb: &Verb, headers: &HeaderMap) -> Option<Response<Reply>> {
+    if verb != Verb::POST {
+        let mut refusal = empty(StatusCode::METHOD_NOT_ALLOWED);
+        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return Some(refusal);
+    }
+    if !headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+        return Some(empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    // A bomb is a few bytes until it is unpacked, and Mixer never compresses.
+    match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => None,
+        Some(_) => Some(refused(Status::unimplemented("compressed messages are not taken"))),
+    }
+}
+
+/// Whether a content type is gRPC's with protobuf in it: `application/grpc` or
+/// `application/grpc+proto`, parameters aside.
+fn is_grpc(kind: &HeaderValue) -> bool {
+    let kind = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    ["application/grpc", "application/grpc+proto"]
+        .iter()
+        .any(|known| kind.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+fn empty(status: StatusCode) -> Response<Reply> {
+    let mut response = Response::new(Reply::Nothing);
+    *response.status_mut() = status;
+    response
+}
+
+/// An answer of a status alone. It says which encodings are taken: the caller may
+/// have used another.
+fn refused(status: Status) -> Response<Reply> {
+    let mut response = status.into_http();
+    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_found_and_no_other() {
+        for (at, service) in SERVICES.iter().enumerate() {
+            for (method, _) in service.methods {
+                assert_eq!(route(&format!("/{}/{method}", service.name)).map(|found| found.0), Some(at));
+            }
+            assert!(route(&format!("/{}/", service.name)).is_none());
+            assert!(route(&format!("/{}", service.name)).is_none());
+        }
+    }
+
+    #[test]
+    fn only_grpc_with_protobuf_is_grpc() {
+        for (kind, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc+proto ; a=b", true),
+            ("application/grpcfoo", false),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/grpc+json", false),
+            ("application/grpc+", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(&HeaderValue::from_static(kind)), expected, "{kind}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What requests may cost before they are understood: a bounded number of them,
+//! and bounded bytes.
+//!
+//! A message of one frame is here when its length is; it is counted, and refused
+//! where it is too much. A larger message waits, first come first served, until
+//! there is room for all of it; what its stream may send ahead is counted
+//! meanwhile.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use super::connection::{Call, Connection, Held};
+use crate::memory;
+use crate::metrics::{Export, Page};
+
+/// The largest message taken; Mixer's largest known is 1.1 MB.
+pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// What a peer may send ahead on a stream: most reports whole. A connection's
+/// window is that of all its streams, so that messages that wait are never in
+/// front of one that arrives.
+///
+/// More than a third of HTTP/2's own 65,535, from which it is lowered once the
+/// peer has seen our settings: h2 does not open a window again if less than that
+/// was sent and read before.
+pub const STREAM_WINDOW: u32 = 24 * 1024;
+/// Requests being received or waiting to be rendered.
+const MAX_REQUESTS: usize = 2048;
+/// The largest message that comes in one frame.
+const FRAME: usize = 16 * 1024 - 5;
+/// What a larger one takes while it waits: the frame that told its length, and
+/// what its stream may send ahead of being read again.
+const WAITING: usize = FRAME + STREAM_WINDOW as usize;
+/// Bytes of messages of one frame, and of those that wait.
+const MAX_SMALL: usize = 2560 * 1024;
+/// Bytes of larger ones, whole: room for one of the largest.
+const MAX_LARGE: usize = MAX_MESSAGE;
+/// What a request takes besides its message, about: headers, stream, task.
+const OVERHEAD: usize = 4096;
+/// After so many bytes of requests it is worth while to give memory back, when
+/// none was in flight for a while; and once more, when connections have closed.
+const WORTH_WHILE: usize = 1024 * 1024;
+const QUIET: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// The bounds, shared by all connections.
+#[derive(Debug)]
+pub struct Budget {
+    /// How long a request may wait for room, in all.
+    pub queue_timeout: Duration,
+    requests: AtomicUsize,
+    small: AtomicUsize,
+    large: Arc<Semaphore>,
+    /// Bytes of requests since memory was given back.
+    passed: AtomicUsize,
+    quiet: Notify,
+}
+
+/// What a request holds of the bounds, given back when it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    budget: Arc<Budget>,
+    small: usize,
+    large: Option<OwnedSemaphorePermit>,
+    held: Option<Held>,
+    _call: Call,
+}
+
+impl Budget {
+    /// All of it.
+    pub fn new(queue_timeout: Duration) -> Self {
+        let large = Arc::new(Semaphore::new(MAX_LARGE));
+        let (requests, small, passed, quiet) = Default::default();
+        Self { queue_timeout, requests, small, large, passed, quiet }
+    }
+
+    /// Admits a request, of whose message nothing is known yet.
+    pub fn admit(self: &Arc<Self>, connection: &Arc<Connection>) -> Result<Permit, Status> {
+        if !take(&self.requests, 1, MAX_REQUESTS) {
+            let text = format!("more than {MAX_REQUESTS} requests in flight");
+            return Err(Status::resource_exhausted(text));
+        }
+        Ok(Permit { budget: Arc::clone(self), small: 0, large: None, held: None, _call: connection.begin() })
+    }
+
+    /// Gives memory back when a load is over. Ends with the runtime.
+    pub async fn give_back_after_loads(&self) {
+        loop {
+            self.quiet.notified().await;
+            self.passed.store(0, Relaxed);
+            for pause in QUIET {
+                tokio::time::sleep(pause).await;
+                if self.requests.load(Relaxed) == 0 {
+                    memory::give_back();
+                }
+            }
+        }
+    }
+
+    fn released(&self, bytes: usize) {
+        let passed = self.passed.fetch_add(bytes + OVERHEAD, Relaxed) + bytes + OVERHEAD;
+        if self.requests.fetch_sub(1, Relaxed) == 1 && passed > WORTH_WHILE {
+            self.quiet.notify_one();
+        }
+    }
+}
+
+impl Export for Budget {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        page.gauge(
+            "mygrpcadapter_requests_in_flight",
+            "Requests being received or waiting to be written.",
+            self.requests.load(Relaxed) as f64,
+        );
+        None
+    }
+}
+
+impl Permit {
+    /// Takes room for a message of so many bytes; a large one waits for it.
+    pub async fn reserve(&mut self, length: usize, patience: &mut Patience) -> Result<(), Status> {
+        let is_large = length > FRAME;
+        self.take_small(if is_large { WAITING } else { length })?;
+        if is_large {
+            let all = u32::try_from(length).unwrap_or(u32::MAX);
+            let large = Arc::clone(&self.budget.large).acquire_many_owned(all);
+            let large = patience.wait(large).await.map_err(|late| match late {
+                Late::Caller => late_for_caller(),
+                Late::Queue => too_many(),
+            })?;
+            self.large = Some(large.map_err(|_| too_many())?);
+            self.budget.small.fetch_sub(std::mem::take(&mut self.small), Relaxed);
+        }
+        Ok(())
+    }
+
+    fn take_small(&mut self, bytes: usize) -> Result<(), Status> {
+        if !take(&self.budget.small, bytes, MAX_SMALL) {
+            return Err(too_many());
+        }
+        self.small = bytes;
+        Ok(())
+    }
+
+    /// Keeps the message, which is whole now, among what its connection holds.
+    pub fn hold(&mut self, held: Held) {
+        self.held = Some(held);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.small.fetch_sub(self.small, Relaxed);
+        self.budget.released(self.small + self.large.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+    }
+}
+
+fn too_many() -> Status {
+    Status::resource_exhausted(
+        "too many bytes wait for the queue to the volume; it is slow or stalled, or callers are",
+    )
+}
+
+fn late_for_caller() -> Status {
+    Status::deadline_exceeded("the caller's timeout has passed; nothing was written")
+}
+
+/// Adds to what is taken unless that would be more than `most`.
+fn take(taken: &AtomicUsize, more: usize, most: usize) -> bool {
+    let sum = |now: usize| now.checked_add(more).filter(|sum| *sum <= most);
+    taken.fetch_update(Relaxed, Relaxed, sum).is_ok()
+}
+
+/// How long a request may still wait for room, wherever it has to.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    left: Duration,
+    /// When the caller stops waiting.
+    deadline: Option<Instant>,
+}
+
+/// Who would wait no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// The queue was full for too long.
+    Queue,
+    /// The caller.
+    Caller,
+}
+
+impl Patience {
+    /// For a request that comes now with these headers.
+    pub fn new(left: Duration, headers: &HeaderMap) -> Self {
+        Self { left, deadline: timeout(headers).and_then(|timeout| Instant::now().checked_add(timeout)) }
+    }
+
+    /// Whether the caller has given up.
+    pub fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Waits for something, and notes how long that took.
+    pub async fn wait<T>(&mut self, room: impl Future<Output = T>) -> Result<T, Late> {
+        let start = Instant::now();
+        let until = start.checked_add(self.left).into_iter().chain(self.deadline).min();
+        let waited = match until {
+            Some(until) => tokio::time::timeout_at(until.into(), room).await,
+            None => Ok(room.await),
+        };
+        self.left = self.left.saturating_sub(start.elapsed());
+        waited.map_err(|_| if self.is_over() { Late::Caller } else { Late::Queue })
+    }
+}
+
+/// What `grpc-timeout` says, if it says it as gRPC does.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if number.is_empty() || number.len() > 8 || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = number.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        for (text, expected) in [
+            ("9998717u", Some(Duration::from_micros(9_998_717))),
+            ("2S", Some(Duration::from_secs(2))),
+            ("3M", Some(Duration::from_secs(180))),
+            ("99999999H", Some(Duration::from_secs(359_999_996_400))),
+            ("100000000S", None),
+            ("S", None),
+            ("", None),
+            ("-1S", None),
+            ("1x", None),
+            ("1é", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", http::HeaderValue::from_bytes(text.as_bytes()).unwrap());
+            assert_eq!(timeout(&headers), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_the_timeout_once_wherever_it_waits() {
+        let mut patience = Patience { left: Duration::from_millis(20), deadline: None };
+        assert_eq!(patience.wait(async { 1 }).await, Ok(1));
+        assert_eq!(patience.wait(std::future::pending::<()>()).await, Err(Late::Queue));
+        assert_eq!(patience.left, Duration::ZERO);
+        let deadline = Some(Instant::now());
+        let mut patience = Patience { left: Duration::from_secs(3600), deadline };
+        assert_eq!(patience.wait(std::future::pending::<()>()).await, Err(Late::Caller));
+    }
+}

@@ -1,0 +1,127 @@
+//! What the calls of a connection and its socket know of each other: how many
+//! bytes of whole messages wait to be handled, and whether it is to close.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+
+use tokio::sync::watch;
+
+/// Bytes of whole messages that may wait on a connection before it is read no
+/// further: back-pressure, which reaches the caller. They need nothing more from
+/// their connection to be handled, so that it is always read again.
+const MAX_HELD: usize = 64 * 1024;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Bytes of whole messages.
+    held: AtomicUsize,
+    /// All bytes that were read from the socket.
+    received: AtomicUsize,
+    /// Those of them that belong to messages, and what is granted for a message's
+    /// headers.
+    useful: AtomicUsize,
+    /// Calls that have begun, and that have ended.
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+    reader: Mutex<Option<Waker>>,
+    closing: watch::Sender<bool>,
+}
+
+/// A message's part of what a connection holds, until it is dropped.
+#[derive(Debug)]
+pub struct Held {
+    connection: Arc<Connection>,
+    bytes: usize,
+}
+
+/// A call of a connection, until it is dropped.
+#[derive(Debug)]
+pub struct Call(Arc<Connection>);
+
+impl Default for Connection {
+    fn default() -> Self {
+        let (held, received, useful, begun, ended, reader) = Default::default();
+        Self { held, received, useful, begun, ended, reader, closing: watch::Sender::new(false) }
+    }
+}
+
+impl Connection {
+    /// Asks it to close: streams without an end are to end now.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Tells when it is to close.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// How many calls have begun.
+    pub fn begun(&self) -> usize {
+        self.begun.load(Relaxed)
+    }
+
+    /// Whether no call is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.begun() == self.ended.load(Relaxed)
+    }
+
+    /// Begins a call.
+    pub fn begin(self: &Arc<Self>) -> Call {
+        self.begun.fetch_add(1, Relaxed);
+        Call(Arc::clone(self))
+    }
+
+    /// Holds a whole message.
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> Held {
+        self.held.fetch_add(bytes, Relaxed);
+        Held { connection: Arc::clone(self), bytes }
+    }
+
+    /// Notes bytes read from the socket.
+    pub fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes, Relaxed);
+    }
+
+    /// All bytes read from the socket.
+    pub fn total(&self) -> usize {
+        self.received.load(Relaxed)
+    }
+
+    /// Notes bytes that were of use: those of messages.
+    pub fn useful(&self, bytes: usize) {
+        self.useful.fetch_add(bytes, Relaxed);
+    }
+
+    /// Bytes that were of no use to any call.
+    pub fn useless(&self) -> usize {
+        self.total().saturating_sub(self.useful.load(Relaxed))
+    }
+
+    /// Whether it is to be read no further; `waker` is woken when it may be again.
+    pub fn is_full(&self, waker: &Waker) -> bool {
+        if self.held.load(Relaxed) <= MAX_HELD {
+            return false;
+        }
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+        true
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let before = self.connection.held.fetch_sub(self.bytes, Relaxed);
+        if before - self.bytes <= MAX_HELD && before > MAX_HELD {
+            let reader = self.connection.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+            reader.inspect(Waker::wake_by_ref);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,338 @@
+//! A request's body as the messages in it, each within its bounds and in time.
+//!
+//! gRPC puts five bytes before a message: a flag and its length. tonic would
+//! keep a message in a buffer that grows by doubling; here it is as large as it
+//! says, or no copy at all where it came in one frame.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+use tokio::sync::watch;
+use tokio::time::Sleep;
+use tonic::Status;
+
+use super::budget::{Budget, MAX_MESSAGE, Patience, Permit};
+use super::connection::Connection;
+use crate::memory;
+
+/// The flag and the length.
+const HEAD: usize = 5;
+/// How long a message may take to arrive, not counting what it waits for room.
+const ARRIVAL: Duration = Duration::from_secs(30);
+/// Before a message as large as this is put together, what others have left is
+/// given back.
+const LARGE: usize = 256 * 1024;
+/// What a call's headers may cost without being held against its connection.
+const HEADERS: usize = 16 * 1024;
+
+/// A message, with what it holds of the bounds.
+#[derive(Debug)]
+pub struct Message {
+    /// The message as it came.
+    pub bytes: Bytes,
+    /// What it holds of the bounds.
+    pub permit: Permit,
+    /// How long it may still wait for room.
+    pub patience: Patience,
+}
+
+impl Message {
+    /// Lets go of the buffer that others' messages came in, too. Larger ones are
+    /// in one of their own.
+    pub fn detach(&mut self) {
+        if self.bytes.len() < 16 * 1024 {
+            self.bytes = Bytes::copy_from_slice(&self.bytes);
+        }
+    }
+}
+
+/// The messages of one call.
+#[derive(Debug)]
+pub struct Messages<B> {
+    body: B,
+    budget: Arc<Budget>,
+    connection: Arc<Connection>,
+    patience: Patience,
+    /// What has come of the next message.
+    start: Bytes,
+    /// Set only while a message that has begun isn't here at once.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> Messages<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Those in `body`, none of which has been looked at.
+    pub fn new(body: B, budget: Arc<Budget>, connection: Arc<Connection>, patience: Patience) -> Self {
+        Self { body, budget, connection, patience, start: Bytes::new(), alarm: None }
+    }
+
+    /// The one message of a unary call, of at most `most` bytes.
+    pub async fn only(&mut self, most: usize) -> Result<Message, Status> {
+        // Before anything has come: a call without a body is one, too.
+        let permit = self.budget.admit(&self.connection)?;
+        if self.start.is_empty() && !self.begins().await? {
+            return Err(Status::internal("a request without a message"));
+        }
+        let message = self.message(permit, most).await?;
+        self.end().await?;
+        Ok(message)
+    }
+
+    /// The next message of a client's stream, of at most `most` bytes; `None` at
+    /// its end, or before one that has not begun when the connection is to close.
+    ///
+    /// Until a message begins, the stream has no timer and nothing of the budget.
+    pub async fn next(
+        &mut self,
+        most: usize,
+        closing: &mut watch::Receiver<bool>,
+    ) -> Result<Option<Message>, Status> {
+        while self.start.is_empty() {
+            let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context));
+            let frame = tokio::select! {
+                biased;
+                frame = frame => frame,
+                _ = closing.wait_for(|closing| *closing) => None,
+            };
+            let Some(frame) = frame else { return Ok(None) };
+            match frame.map_err(failed)?.into_data() {
+                Ok(data) => {
+                    self.connection.useful(data.len());
+                    self.push(data);
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+        let permit = self.budget.admit(&self.connection)?;
+        self.message(permit, most).await.map(Some)
+    }
+
+    /// A message, of which nothing or a part is here.
+    async fn message(&mut self, mut permit: Permit, most: usize) -> Result<Message, Status> {
+        // A peer short of window may send a byte at a time.
+        while self.start.len() < HEAD {
+            match self.data().await? {
+                Some(data) => self.push(data),
+                None => return Err(Status::internal("the request ends inside the head of a message")),
+            }
+        }
+        let length = length(&self.start.split_to(HEAD), most)?;
+        let mut patience = self.patience;
+        permit.reserve(length, &mut patience).await?;
+        self.alarm = None;
+        let bytes = self.bytes(length).await?;
+        self.alarm = None;
+        self.connection.useful(HEADERS);
+        permit.hold(self.connection.hold(length));
+        Ok(Message { bytes, permit, patience })
+    }
+
+    /// The bytes of a message, of which a part is here.
+    async fn bytes(&mut self, length: usize) -> Result<Bytes, Status> {
+        if self.start.len() >= length {
+            return Ok(self.start.split_to(length));
+        }
+        if length >= LARGE {
+            memory::give_back();
+        }
+        let mut message = Vec::with_capacity(length);
+        message.extend_from_slice(&std::mem::take(&mut self.start));
+        while message.len() < length {
+            let Some(mut data) = self.data().await? else {
+                return Err(Status::internal("the request ends inside a message"));
+            };
+            let part = data.split_to(data.len().min(length - message.len()));
+            message.extend_from_slice(&part);
+            self.start = data;
+        }
+        Ok(message.into())
+    }
+
+    /// Waits for the first bytes; `false` if there are none.
+    async fn begins(&mut self) -> Result<bool, Status> {
+        while self.start.is_empty() {
+            match self.data().await? {
+                Some(data) => self.push(data),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Nothing may follow.
+    async fn end(&mut self) -> Result<(), Status> {
+        while self.start.is_empty() && !self.body.is_end_stream() {
+            match self.data().await? {
+                Some(data) => self.start = data,
+                None => break,
+            }
+        }
+        if self.start.is_empty() {
+            Ok(())
+        } else {
+            Err(Status::internal("a request with more than one message"))
+        }
+    }
+
+    fn push(&mut self, data: Bytes) {
+        let start = std::mem::take(&mut self.start);
+        self.start = if start.is_empty() { data } else { [start, data].concat().into() };
+    }
+
+    /// The next piece of the body, in time.
+    async fn data(&mut self) -> Result<Option<Bytes>, Status> {
+        let frame = poll_fn(|context| {
+            if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+                return Poll::Ready(Ok(frame));
+            }
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(ARRIVAL)));
+            alarm.as_mut().poll(context).map(Err)
+        });
+        match frame.await {
+            Ok(Some(Ok(frame))) => {
+                let data = frame.into_data().ok();
+                self.connection.useful(data.as_ref().map_or(0, Bytes::len));
+                Ok(data)
+            }
+            Ok(Some(Err(error))) => Err(failed(error)),
+            Ok(None) => Ok(None),
+            Err(()) => Err(Status::deadline_exceeded("the request took too long to arrive")),
+        }
+    }
+
+    /// Takes what still comes of a call that has its answer, and drops it. Where
+    /// it came after we had forgotten the call, HTTP/2 would take it for an
+    /// error, and for one too many after a while.
+    pub fn discard(mut self) {
+        if self.body.is_end_stream() {
+            return;
+        }
+        (self.start, self.alarm) = (Bytes::new(), None);
+        tokio::spawn(async move {
+            let mut left = HEAD + MAX_MESSAGE;
+            while let Ok(Some(data)) = self.data().await {
+                let Some(after) = left.checked_sub(data.len()) else { return };
+                left = after;
+            }
+            self.connection.useful(HEADERS);
+        });
+    }
+}
+
+/// What gRPC's head says of the message behind it.
+fn length(head: &[u8], most: usize) -> Result<usize, Status> {
+    let [flag, a, b, c, d] = *head else { return Err(Status::internal("half a head")) };
+    if flag != 0 {
+        return Err(Status::internal("a message is marked as compressed; none are taken"));
+    }
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if length > most {
+        let text = format!("a message of {length} bytes; at most {most} are taken, send less at once");
+        return Err(Status::resource_exhausted(text));
+    }
+    Ok(length)
+}
+
+/// A body breaks off where its caller gives the call up, or its connection ends.
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Status {
+    Status::cancelled(error.into().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::task::Context;
+
+    use http::HeaderMap;
+    use http_body::Frame;
+
+    use super::*;
+
+    /// A body that has come so far; without an end where the caller goes on.
+    struct Came(VecDeque<Bytes>, bool);
+
+    impl Body for Came {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop_front() {
+                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                None if self.1 => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    fn messages(parts: &[&'static [u8]], ended: bool) -> (Messages<Came>, Arc<Connection>) {
+        let body = Came(parts.iter().map(|part| Bytes::from_static(part)).collect(), ended);
+        let (budget, connection) = (Arc::new(Budget::new(Duration::ZERO)), Arc::default());
+        let patience = Patience::new(Duration::ZERO, &HeaderMap::new());
+        (Messages::new(body, budget, Arc::clone(&connection), patience), connection)
+    }
+
+    async fn all(mut messages: Messages<Came>, connection: &Connection) -> Vec<Vec<u8>> {
+        let (mut closing, mut all) = (connection.closing(), Vec::new());
+        while let Some(message) = messages.next(100, &mut closing).await.unwrap() {
+            all.push(message.bytes.to_vec());
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_the_messages_in_it_however_they_are_cut() {
+        let whole: &[u8] = b"\0\0\0\0\x01a\0\0\0\0\0\0\0\0\0\x03bcd";
+        let expected = [b"a".to_vec(), b"".to_vec(), b"bcd".to_vec()];
+        for cut in 0..whole.len() {
+            let (messages, connection) = messages(&[&whole[..cut], &whole[cut..]], true);
+            assert_eq!(all(messages, &connection).await, expected, "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_an_end_has_no_timer_and_ends_with_its_connection() {
+        let (mut messages, connection) = messages(&[b"\0\0\0\0\x01a"], false);
+        let mut closing = connection.closing();
+        let first = messages.next(100, &mut closing).await.unwrap().unwrap();
+        assert_eq!(&*first.bytes, b"a");
+        drop(first);
+        assert!(messages.alarm.is_none() && connection.is_idle());
+        connection.close();
+        assert!(messages.next(100, &mut closing).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_message_in_a_stream_is_bounded() {
+        let (mut messages, connection) = messages(&[b"\0\0\0\0\x65"], true);
+        let refusal = messages.next(100, &mut connection.closing()).await.unwrap_err();
+        assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[tokio::test]
+    async fn a_unary_call_is_one_message() {
+        for (parts, expected) in [
+            (&[&b"\0\0\0\0\x01a"[..]][..], true),
+            (&[b"\0\0", b"\0\0\x01", b"a", b""], true),
+            (&[], false),
+            (&[b"\0\0\0"], false),
+            (&[b"\0\0\0\0\x02a"], false),
+            (&[b"\0\0\0\0\x01ab"], false),
+            (&[b"\x01\0\0\0\x01a"], false),
+        ] {
+            let (mut messages, _connection) = messages(parts, true);
+            assert_eq!(messages.only(100).await.is_ok(), expected, "{parts:?}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A connection's socket, read no faster than what it brings is handled.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::grpc::connection::Connection;
+
+/// Bytes read in a row before those who handle them have their turn.
+const TURN: usize = 32 * 1024;
+/// Bytes that are of no use to any call, as of pings, settings and calls that
+/// are given up, taken in one interval: a quarter of a million pings.
+const MAX_USELESS: usize = 4 * 1024 * 1024;
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// The socket, and what the calls on it say of the bytes it has brought.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    /// Bytes read since others had their turn.
+    turn: usize,
+    /// When the interval began, and the useless bytes until then.
+    interval: Instant,
+    useless: usize,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+        Self { stream, connection, turn: 0, interval: Instant::now(), useless: 0 }
+    }
+
+    /// Ends a connection that brings nothing but work.
+    fn check_use(&mut self) -> io::Result<()> {
+        let useless = self.connection.useless();
+        if useless.saturating_sub(self.useless) <= MAX_USELESS {
+            return Ok(());
+        }
+        if self.interval.elapsed() < INTERVAL {
+            return Err(io::Error::other("a flood of frames that belong to no call"));
+        }
+        (self.interval, self.useless) = (Instant::now(), useless);
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.connection.is_full(context.waker()) {
+            return Poll::Pending;
+        }
+        if self.turn >= TURN {
+            self.turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = out.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(context, out);
+        let read = out.filled().len() - before;
+        self.turn = if outcome.is_pending() { 0 } else { self.turn + read };
+        self.connection.received(read);
+        match self.check_use() {
+            Ok(()) => outcome,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

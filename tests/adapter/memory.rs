@@ -1,0 +1,193 @@
+//! Memory: a bound that holds under every load, in a container that has no more.
+
+use mygrpcadapter::pb::logentry;
+use mygrpcadapter::pb::metric::HandleMetricRequest;
+use mygrpcadapter::pb::mygrpcadapter::config::v1::{Params, params::Format};
+use prost::Message;
+use tokio::task::JoinSet;
+
+use crate::captures::recorded;
+use crate::support::cgroup::Cgroup;
+use crate::support::message::{
+    LOGENTRY, METRIC, WALKTHROUGH, instance, own, params, span, text, with_config,
+};
+use crate::support::{Adapter, OK, RESOURCE_EXHAUSTED, Scratch, until};
+
+const EDGE: &str = "/edge.HandleEdgeService/HandleEdge";
+const TRACESPAN: &str = "/tracespan.HandleTraceSpanService/HandleTraceSpan";
+
+const MIB: usize = 1 << 20;
+/// What the adapter needs with its default flags, whatever comes.
+const BOUND: usize = 24 * MIB;
+/// What it needs for one report after the other.
+const SMALLEST: usize = 16 * MIB;
+/// What it may keep of a load, in KiB, once that is over.
+const KEPT: usize = 1024;
+
+/// An adapter in a container of so many bytes.
+struct Contained {
+    adapter: Adapter,
+    group: Cgroup,
+    idle: usize,
+}
+
+impl Contained {
+    async fn start(bytes: usize, args: &[&str]) -> Option<Self> {
+        let group = Cgroup::limited(bytes)?;
+        let scratch = Scratch::new();
+        let volume = scratch.dir("volume");
+        let adapter = Adapter::start_in(&group.entry(), scratch, &volume, args).await;
+        let idle = adapter.own_memory();
+        Some(Self { adapter, group, idle })
+    }
+
+    /// Sends these requests, so many at once on each of so many connections,
+    /// `rounds` times, and returns how many were answered well and how many refused.
+    async fn load(
+        &self,
+        requests: &[Request],
+        connections: usize,
+        streams: usize,
+        rounds: usize,
+    ) -> [usize; 2] {
+        let mut calls = JoinSet::new();
+        for connection in 0..connections {
+            let client = self.adapter.client().await;
+            for stream in 0..streams {
+                let (client, requests) = (client.clone(), requests.to_vec());
+                calls.spawn(async move {
+                    let mut counts = [0, 0];
+                    for round in 0..rounds {
+                        let (path, message) = &requests[(connection + stream + round) % requests.len()];
+                        let reply = client.unary(path, message).await.expect("an answer");
+                        let refused = reply.status == RESOURCE_EXHAUSTED;
+                        assert!(refused || reply.status == OK, "{path} {reply:?}");
+                        counts[usize::from(refused)] += 1;
+                    }
+                    counts
+                });
+            }
+        }
+        let all = calls.join_all().await;
+        [0, 1].map(|which| all.iter().map(|counts| counts[which]).sum())
+    }
+
+    /// The load is over and its connections are closed: nobody was killed, and
+    /// the memory is given back.
+    async fn is_small_again(&self) {
+        let wanted = self.idle + KEPT;
+        until("memory is given back", || (self.adapter.own_memory() <= wanted).then_some(())).await;
+        assert_eq!(self.group.killed(), 0);
+    }
+}
+
+type Request = (&'static str, Vec<u8>);
+
+/// `count` instances without anything in them.
+fn empty(count: usize) -> Vec<u8> {
+    b"\x0a\x00".repeat(count)
+}
+
+/// A legal report of 3.9 MiB with 62,000 instances.
+fn large_metric() -> Vec<u8> {
+    let mut instance = instance("i1metric.instance.istio-system");
+    instance.dimensions.insert("code".into(), text("200"));
+    let instances = vec![instance; 62_000];
+    let adapter_config = Some(params(WALKTHROUGH, b"out.txt"));
+    HandleMetricRequest { instances, adapter_config, dedup_id: "1".into() }.encode_to_vec()
+}
+
+/// Log entries, each with a latency.
+fn large_logentry() -> Vec<u8> {
+    let mut instance = logentry::InstanceMsg { name: "l1".into(), ..Default::default() };
+    instance.variables.insert("latency".into(), span(5_000_000));
+    instance.variables.insert("url".into(), text("/"));
+    let instances = vec![instance; 40_000];
+    let adapter_config = Some(params(WALKTHROUGH, b"log.txt"));
+    logentry::HandleLogEntryRequest { instances, adapter_config, dedup_id: "1".into() }.encode_to_vec()
+}
+
+/// A single instance of so many bytes.
+fn long_metric(bytes: usize) -> Vec<u8> {
+    let mut instance = instance("long");
+    instance.dimensions.insert("padding".into(), text(&"x".repeat(bytes)));
+    HandleMetricRequest { instances: vec![instance], ..Default::default() }.encode_to_vec()
+}
+
+fn as_json(message: &[u8]) -> Vec<u8> {
+    let params = Params { file_path: "out.json".into(), format: Format::Json.into(), ..Default::default() };
+    with_config(message, &own(&params))
+}
+
+#[tokio::test]
+async fn one_large_report_of_any_kind_fits_into_the_smallest_container() {
+    let Some(contained) = Contained::start(SMALLEST, &["--queue-timeout", "60s"]).await else { return };
+    for (path, message, taken) in [
+        (METRIC, large_metric(), true),
+        (LOGENTRY, large_logentry(), true),
+        (METRIC, long_metric(4_100_000), true),
+        (METRIC, as_json(&long_metric(4_100_000)), true),
+        (METRIC, empty(60_000), true),
+        // These would become more than 8 MiB.
+        (METRIC, as_json(&large_metric()), false),
+        (EDGE, empty(60_000), false),
+        (TRACESPAN, empty(60_000), false),
+        (METRIC, as_json(&empty(60_000)), false),
+        (TRACESPAN, as_json(&empty(60_000)), false),
+    ] {
+        let size = message.len();
+        let counts = contained.load(&[(path, message)], 1, 1, 2).await;
+        assert_eq!(counts, if taken { [2, 0] } else { [0, 2] }, "{path} {size} bytes");
+    }
+    contained.is_small_again().await;
+}
+
+#[tokio::test]
+async fn large_reports_on_every_connection_wait_and_fit() {
+    let Some(contained) = Contained::start(BOUND, &[]).await else { return };
+    let mixed =
+        [(METRIC, large_metric()), (METRIC, as_json(&long_metric(900_000))), (LOGENTRY, large_logentry())];
+    for requests in [&mixed[..1], &mixed] {
+        let [taken, _] = contained.load(requests, 64, 1, 1).await;
+        assert!(taken > 0);
+        contained.is_small_again().await;
+    }
+}
+
+#[tokio::test]
+async fn small_requests_that_become_large_wait_and_fit() {
+    let Some(contained) = Contained::start(BOUND, &[]).await else { return };
+    let requests = [
+        (METRIC, empty(60_000)),
+        (EDGE, empty(60_000)),
+        (METRIC, as_json(&empty(60_000))),
+        (EDGE, empty(20_000)),
+    ];
+    for (connections, streams) in [(8, 8), (55, 16)] {
+        for requests in [&requests[..1], &requests] {
+            let [taken, _] = contained.load(requests, connections, streams, 2).await;
+            assert!(taken > 0);
+        }
+        contained.is_small_again().await;
+    }
+}
+
+#[tokio::test]
+async fn recorded_requests_on_many_connections_fit() {
+    let Some(contained) = Contained::start(BOUND, &[]).await else { return };
+    let requests: Vec<Request> =
+        recorded("metric", "").iter().map(|path| (METRIC, std::fs::read(path).unwrap())).collect();
+    let [taken, refused] = contained.load(&requests, 8, 32, 20).await;
+    assert!(taken > refused, "{taken} {refused}");
+    contained.is_small_again().await;
+}
+
+#[tokio::test]
+async fn requests_of_66_kb_on_every_stream_fit() {
+    let Some(contained) = Contained::start(BOUND, &[]).await else { return };
+    for request in [long_metric(66_000), as_json(&long_metric(66_000))] {
+        let [taken, _] = contained.load(&[(METRIC, request)], 64, 32, 2).await;
+        assert!(taken > 0);
+        contained.is_small_again().await;
+    }
+}

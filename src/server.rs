@@ -148,7 +148,7 @@ where
         let open = limits.connections as usize - places.free.available_permits();
         let ending =
             Ending { told: told.clone(), crowded: Arc::clone(&places.crowded), age: limits.connection_age };
-        let connection = speak(stream, service.clone(), ending, streams(open));
+        let connection = speak(stream, service.clone(), ending, open);
         limits.open.0.increment();
         let counted = Arc::clone(&limits.open);
         tokio::spawn(async move {
@@ -316,8 +316,8 @@ async fn silent(connection: &Connection) {
     }
 }
 
-/// Serves one connection to its end.
-async fn speak<M, S, B>(stream: TcpStream, service: M, ending: Ending, streams: u32)
+/// Serves one connection, of `open`, to its end.
+async fn speak<M, S, B>(stream: TcpStream, service: M, ending: Ending, open: usize)
 where
     M: Fn(Arc<Connection>) -> S,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
@@ -325,7 +325,8 @@ where
     B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
 {
     let connection = Arc::new(Connection::default());
-    let socket = Socket::new(stream, Arc::clone(&connection));
+    let socket = Socket::new(stream, Arc::clone(&connection), open);
+    let streams = streams(open);
     let http = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(streams)
         // Calls given up in a burst before we have seen them: not hyper's 20,

@@ -101,9 +101,10 @@ impl Budget {
         }
     }
 
-    fn released(&self, bytes: usize) {
+    /// Notes that a call of so many bytes is over.
+    pub fn passed(&self, bytes: usize) {
         let passed = self.passed.fetch_add(bytes + OVERHEAD, Relaxed) + bytes + OVERHEAD;
-        if self.requests.fetch_sub(1, Relaxed) == 1 && passed > WORTH_WHILE {
+        if passed > WORTH_WHILE && self.requests.load(Relaxed) == 0 {
             self.quiet.notify_one();
         }
     }
@@ -155,7 +156,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.budget.small.fetch_sub(self.small, Relaxed);
-        self.budget.released(self.small + self.large.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        self.budget.requests.fetch_sub(1, Relaxed);
+        self.budget.passed(self.small + self.large.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
     }
 }
 

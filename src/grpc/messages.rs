@@ -26,7 +26,7 @@ const HEAD: usize = 5;
 const ARRIVAL: Duration = Duration::from_secs(30);
 /// Before a message as large as this is put together, what others have left is
 /// given back.
-const LARGE: usize = 256 * 1024;
+const LARGE: usize = 96 * 1024;
 /// What a call's headers may cost without being held against its connection.
 const HEADERS: usize = 16 * 1024;
 
@@ -125,6 +125,10 @@ where
             }
         }
         let length = length(&self.start.split_to(HEAD), most)?;
+        if length > self.start.len() {
+            // While it waits, it is not to keep the buffer that others came in, too.
+            self.start = Bytes::copy_from_slice(&self.start);
+        }
         let mut patience = self.patience;
         permit.reserve(length, &mut patience).await?;
         self.alarm = None;
@@ -217,12 +221,15 @@ where
         }
         (self.start, self.alarm) = (Bytes::new(), None);
         tokio::spawn(async move {
-            let mut left = HEAD + MAX_MESSAGE;
+            let mut dropped = 0;
             while let Ok(Some(data)) = self.data().await {
-                let Some(after) = left.checked_sub(data.len()) else { return };
-                left = after;
+                dropped += data.len();
+                if dropped > HEAD + MAX_MESSAGE {
+                    break;
+                }
             }
             self.connection.useful(HEADERS);
+            self.budget.passed(dropped);
         });
     }
 }

@@ -11,8 +11,11 @@ use tokio::net::TcpStream;
 
 use crate::grpc::connection::Connection;
 
-/// Bytes read in a row before those who handle them have their turn.
-const TURN: usize = 32 * 1024;
+/// Bytes that all connections read before those who handle them have their turn,
+/// and what one reads of them: what was read is in memory, and not yet counted.
+const TURNS: usize = 512 * 1024;
+const MIN_TURN: usize = 8 * 1024;
+const MAX_TURN: usize = 64 * 1024;
 /// Bytes that are of no use to any call, as of pings, settings and calls that
 /// are given up, taken in one interval: a quarter of a million pings.
 const MAX_USELESS: usize = 4 * 1024 * 1024;
@@ -23,16 +26,19 @@ const INTERVAL: Duration = Duration::from_secs(60);
 pub(super) struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
-    /// Bytes read since others had their turn.
+    /// Bytes read since others had their turn, and how many there may be.
     turn: usize,
+    max_turn: usize,
     /// When the interval began, and the useless bytes until then.
     interval: Instant,
     useless: usize,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
-        Self { stream, connection, turn: 0, interval: Instant::now(), useless: 0 }
+    /// One of `open`.
+    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>, open: usize) -> Self {
+        let max_turn = (TURNS / open.max(1)).clamp(MIN_TURN, MAX_TURN);
+        Self { stream, connection, turn: 0, max_turn, interval: Instant::now(), useless: 0 }
     }
 
     /// Ends a connection that brings nothing but work.
@@ -58,7 +64,7 @@ impl AsyncRead for Socket {
         if self.connection.is_full(context.waker()) {
             return Poll::Pending;
         }
-        if self.turn >= TURN {
+        if self.turn >= self.max_turn {
             self.turn = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;

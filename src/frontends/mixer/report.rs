@@ -171,7 +171,10 @@ impl<'a> Report<'a> {
             return Ok(());
         }
         out.truncate(start);
-        out.shrink_to(KEPT);
+        if out.capacity() > KEPT {
+            out.shrink_to(KEPT);
+            memory::give_back();
+        }
         Err(whole.map_or_else(Refusal::Malformed, |_| Refusal::Rendered))
     }
 

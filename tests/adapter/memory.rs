@@ -21,8 +21,8 @@ const MIB: usize = 1 << 20;
 const BOUND: usize = 28 * MIB;
 /// What it needs for one report after the other.
 const SMALLEST: usize = 16 * MIB;
-/// What it may keep of a load, in KiB, once that is over.
-const KEPT: usize = 1024;
+/// What it may keep of the largest load, in KiB, once that is over.
+const KEPT: usize = 1280;
 
 /// Whether the adapter is a debug build, which takes more: the bounds are those
 /// of a release, which `ADAPTER_UNDER_TEST` may name.

@@ -11,7 +11,7 @@ use crate::support::cgroup::Cgroup;
 use crate::support::message::{
     LOGENTRY, METRIC, WALKTHROUGH, instance, own, params, span, text, with_config,
 };
-use crate::support::{Adapter, OK, RESOURCE_EXHAUSTED, Scratch, until};
+use crate::support::{Adapter, DEADLINE_EXCEEDED, OK, RESOURCE_EXHAUSTED, Scratch, until};
 
 const EDGE: &str = "/edge.HandleEdgeService/HandleEdge";
 const TRACESPAN: &str = "/tracespan.HandleTraceSpanService/HandleTraceSpan";
@@ -66,7 +66,8 @@ impl Contained {
                     for round in 0..rounds {
                         let (path, message) = &requests[(connection + stream + round) % requests.len()];
                         let reply = client.unary(path, message).await.expect("an answer");
-                        let refused = reply.status == RESOURCE_EXHAUSTED;
+                        // On a slow machine some wait for longer than a message may take to arrive.
+                        let refused = matches!(reply.status, RESOURCE_EXHAUSTED | DEADLINE_EXCEEDED);
                         assert!(refused || reply.status == OK, "{path} {reply:?}");
                         counts[usize::from(refused)] += 1;
                     }

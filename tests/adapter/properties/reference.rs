@@ -59,14 +59,35 @@ fn double(number: f64) -> String {
     if number.is_infinite() {
         return if number > 0.0 { "+Inf".into() } else { "-Inf".into() };
     }
-    let scientific = format!("{number:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap();
-    let exponent: i32 = exponent.parse().unwrap();
+    let sign = if number.is_sign_negative() { "-" } else { "" };
+    let (digits, exponent) = shortest(number.abs());
+    let (first, rest) = digits.split_at(1);
+    let point = if rest.is_empty() { "" } else { "." };
+    let before = usize::try_from(exponent + 1).unwrap_or(0);
     match exponent {
-        -4..6 => number.to_string(),
-        6.. => format!("{digits}e+{exponent:02}"),
-        _ => format!("{digits}e-{:02}", -exponent),
+        -4..0 => format!("{sign}0.{}{digits}", "0".repeat(exponent.unsigned_abs() as usize - 1)),
+        0..6 if digits.len() <= before => format!("{sign}{digits:0<before$}"),
+        0..6 => format!("{sign}{}.{}", &digits[..before], &digits[before..]),
+        6.. => format!("{sign}{first}{point}{rest}e+{exponent:02}"),
+        _ => format!("{sign}{first}{point}{rest}e-{:02}", -exponent),
     }
+}
+
+/// The shortest digits that are read back as the number, and its exponent. Of two
+/// that are as close, std takes those above and Go the even ones.
+fn shortest(number: f64) -> (String, i32) {
+    let parts = |text: String| {
+        let (digits, exponent) = text.split_once('e').unwrap();
+        (digits.replace('.', ""), exponent.parse::<i32>().unwrap())
+    };
+    let (digits, exponent) = parts(format!("{number:e}"));
+    // More places than any number has.
+    let (exact, exact_exponent) = parts(format!("{number:.1100e}"));
+    let (below, rest) = exact.split_at(digits.len());
+    let is_tie = rest.starts_with('5') && rest[1..].bytes().all(|digit| digit == b'0');
+    let is_even = below.ends_with(['0', '2', '4', '6', '8']);
+    let reads_back = format!("0.{below}e{}", exact_exponent + 1).parse() == Ok(number);
+    if is_tie && is_even && reads_back { (below.to_owned(), exact_exponent) } else { (digits, exponent) }
 }
 
 /// Digits after a point, none where all are zero.

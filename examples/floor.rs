@@ -18,6 +18,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use mygrpcadapter::grpc::budget::MAX_MESSAGE;
+use mygrpcadapter::grpc::connection::Connection;
 use mygrpcadapter::grpc::health::Health;
 use mygrpcadapter::server::{self, Limits};
 use mygrpcadapter::shutdown::{self, Signals};
@@ -80,9 +81,12 @@ impl Decoder for Raw {
     }
 }
 
+/// As much as a call of the adapter may cost beside its message.
+const HEADERS: usize = 16 * 1024;
+
 /// Answers every path alike.
 #[derive(Clone)]
-struct Floor;
+struct Floor(Arc<Connection>);
 
 impl Service<Request<Incoming>> for Floor {
     type Response = Response<Body>;
@@ -90,20 +94,24 @@ impl Service<Request<Incoming>> for Floor {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let drop = Drop(Arc::clone(&self.0));
         Box::pin(async move {
             let mut grpc = Grpc::new(Raw).max_decoding_message_size(MAX_MESSAGE);
-            Ok(grpc.unary(Drop, request).await)
+            Ok(grpc.unary(drop, request).await)
         })
     }
 }
 
-struct Drop;
+/// Drops a message. Its connection is told, which takes what belongs to no
+/// message for a flood.
+struct Drop(Arc<Connection>);
 
 impl UnaryService<Bytes> for Drop {
     type Response = Bytes;
     type Future = Ready<Result<tonic::Response<Bytes>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
+        self.0.useful(HEADERS + request.get_ref().len());
         drop(request);
         ready(Ok(tonic::Response::new(Bytes::new())))
     }
@@ -119,7 +127,7 @@ fn main() -> io::Result<ExitCode> {
         let health = Health::new(&[]);
         let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
         tokio::select! {
-            served = server::serve(listener, |_| Floor, limits, health.states()) => {
+            served = server::serve(listener, Floor, limits, health.states()) => {
                 served.map(|()| ExitCode::SUCCESS)
             }
             code = shutdown::drain(&mut signals, &health, Duration::ZERO) => Ok(ExitCode::from(code)),

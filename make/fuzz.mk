@@ -5,6 +5,8 @@ FUZZ_HOST    := $(ARCH)-unknown-linux-gnu
 SANITIZER    ?= address
 # The sanitizer is an unstable option; this lets the pinned toolchain have it.
 CARGO_FUZZ   := RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
+# The program asks for memory that nobody has, to have free memory given back.
+CARGO_FUZZ   := ASAN_OPTIONS=allocator_may_return_null=1 $(CARGO_FUZZ)
 FUZZ_OPTIONS := --target $(FUZZ_HOST) --sanitizer $(SANITIZER)
 
 .PHONY: fuzz-build

@@ -20,6 +20,7 @@ use hyper::service::Service;
 use mygrpcadapter::grpc::budget::MAX_MESSAGE;
 use mygrpcadapter::grpc::connection::Connection;
 use mygrpcadapter::grpc::health::Health;
+use mygrpcadapter::grpc::messages::HEADERS;
 use mygrpcadapter::server::{self, Limits};
 use mygrpcadapter::shutdown::{self, Signals};
 use tonic::Status;
@@ -80,9 +81,6 @@ impl Decoder for Raw {
         buffers()
     }
 }
-
-/// As much as a call of the adapter may cost beside its message.
-const HEADERS: usize = 16 * 1024;
 
 /// Answers every path alike.
 #[derive(Clone)]

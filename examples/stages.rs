@@ -250,7 +250,6 @@ impl Dir {
             fsync: Fsync::Never,
             retention: Retention::default(),
             capacity: 256 * 1024,
-            queue_timeout: Duration::from_secs(2),
             stall: Duration::from_secs(5),
         };
         let journal = Arc::new(Journal::start(volume.clone(), settings)?);

@@ -157,7 +157,6 @@ fn settings(args: &Args, default_file: FilePath) -> journal::Settings {
         fsync: args.fsync,
         retention,
         capacity: QUEUE_BYTES,
-        queue_timeout: args.queue_timeout,
         stall: STALL,
     }
 }

@@ -77,8 +77,6 @@ pub struct Settings {
     pub retention: Retention,
     /// Rendered bytes in the queue above which requests wait.
     pub capacity: usize,
-    /// How long a request waits for room in the queue.
-    pub queue_timeout: Duration,
     /// How long the writer may be at one thing before the volume counts as stalled.
     pub stall: Duration,
 }
@@ -108,7 +106,6 @@ pub struct Pending<'a> {
 impl Pending<'_> {
     /// Waits until the request is written, and on disk with [`Fsync::Always`].
     pub async fn written(self) -> Result<(), Failure> {
-        let closing = || Failure::new(Reason::Closing, "shutting down before the report was written");
         self.outcome.await.unwrap_or_else(|_| Err(closing()))
     }
 }
@@ -130,7 +127,6 @@ pub struct Journal {
     volume: Volume,
     default: Destination,
     counters: Arc<Counters>,
-    queue_timeout: Duration,
     stall: Duration,
     /// Given out in the order of arrival, so that no request waits for long while
     /// others come and go.
@@ -143,7 +139,7 @@ impl Journal {
     /// Looks whether the default file can be written if it is there, and starts
     /// the writer.
     pub fn start(volume: Volume, settings: Settings) -> io::Result<Self> {
-        let Settings { default_file, format, fsync, retention, capacity, queue_timeout, stall } = settings;
+        let Settings { default_file, format, fsync, retention, capacity, stall } = settings;
         let default = Destination { path: default_file, format };
         let (queue, counters) = (Arc::new(Queue::new(capacity)), Arc::new(Counters::default()));
         let files = Files::new(volume.clone(), fsync, retention, Arc::clone(&counters));
@@ -151,7 +147,7 @@ impl Journal {
         let builder = thread::Builder::new().name("writer".into()).stack_size(256 * 1024);
         let writer = Mutex::new(Some(builder.spawn(move || writer.run())?));
         let (room, freed) = (Semaphore::new(ROOM as usize), Notify::new());
-        Ok(Self { queue, writer, volume, default, counters, queue_timeout, stall, room, freed })
+        Ok(Self { queue, writer, volume, default, counters, stall, room, freed })
     }
 
     /// Where a handler's records go, by what its params say: a path, empty for the
@@ -175,25 +171,28 @@ impl Journal {
     }
 
     /// Waits for room for a request of so many encoded `bytes`, behind all who wait
-    /// already. It is taken until it is known what became of the request.
+    /// already. It is taken until it is known what became of the request. How long
+    /// to wait is up to the caller, who then gives the reason of [`Self::no_room`].
     pub async fn room(&self, bytes: usize) -> Result<Room<'_>, Failure> {
-        let room = async {
-            let room = self.room.acquire_many(room_for(bytes)).await.ok()?;
-            // A request may become many times its bytes, and what a stall has
-            // answered is still queued.
-            loop {
-                let freed = self.freed.notified();
-                if self.queue.has_room() {
-                    return Some(Room { _permit: room });
-                }
-                freed.await;
+        let permit = self.room.acquire_many(room_for(bytes)).await.map_err(|_| closing())?;
+        // A request may become many times its bytes, and what a stall has answered
+        // is still queued.
+        loop {
+            let freed = self.freed.notified();
+            if self.queue.has_room() {
+                return Ok(Room { _permit: permit });
             }
-        };
-        let room = tokio::time::timeout(self.queue_timeout, room).await.ok().flatten();
-        room.ok_or_else(|| match self.queue.is_stalled() {
-            true => Failure::new(Reason::Stalled, "the volume has stalled; nothing was written"),
-            false => Failure::new(Reason::Queue, "the queue to the volume is full; it is slow or stalled"),
-        })
+            freed.await;
+        }
+    }
+
+    /// Why a request found no room for as long as it may wait.
+    pub fn no_room(&self) -> Failure {
+        if self.queue.is_stalled() {
+            Failure::new(Reason::Stalled, "the volume has stalled; nothing was written")
+        } else {
+            Failure::new(Reason::Queue, "the queue to the volume is full; it is slow or stalled")
+        }
     }
 
     /// Appends one request: `render` appends its text, and nothing is written if it
@@ -282,6 +281,10 @@ impl Export for Journal {
         self.counters.append_to(page, self.queue.queued());
         None
     }
+}
+
+fn closing() -> Failure {
+    Failure::new(Reason::Closing, "shutting down before the report was written")
 }
 
 /// What a request takes of the room: even an empty one is somebody who waits.

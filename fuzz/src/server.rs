@@ -53,7 +53,6 @@ impl Server {
             fsync: Fsync::Never,
             retention,
             capacity: 4 << 20,
-            queue_timeout: patience,
             stall: STALL,
         };
         let journal = Journal::start(volume, settings).expect("a writer");

@@ -43,7 +43,6 @@ static STAND: LazyLock<Stand> = LazyLock::new(|| {
         fsync: Fsync::Never,
         retention: Retention::default(),
         capacity: 1 << 22,
-        queue_timeout: LONG,
         stall: LONG,
     };
     let journal = Arc::new(Journal::start(volume, settings).expect("a writer"));

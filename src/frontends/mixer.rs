@@ -113,9 +113,6 @@ impl Mixer {
                 "the request becomes more than {} bytes; send fewer instances",
                 report::MAX_RENDERED
             )),
-            Refusal::Late => {
-                Status::resource_exhausted("the queue to the volume is full; it is slow or stalled")
-            }
             Refusal::Queue(failure) | Refusal::NotWritten(failure) => status(&failure),
             Refusal::Deadline => {
                 Status::deadline_exceeded("the caller's timeout has passed; nothing was written")

@@ -28,7 +28,7 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 /// given back.
 const LARGE: usize = 96 * 1024;
 /// What a call's headers may cost without being held against its connection.
-const HEADERS: usize = 16 * 1024;
+pub const HEADERS: usize = 16 * 1024;
 
 /// A message, with what it holds of the bounds.
 #[derive(Debug)]

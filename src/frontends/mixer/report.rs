@@ -2,13 +2,10 @@
 
 use bytes::Bytes;
 
-use super::Mixer;
 use super::config::{self, Config};
 use super::templates::VARIABLES;
-use crate::template::Template;
-
-use super::walk;
 use super::wire::Malformed;
+use super::{Mixer, walk};
 use crate::grpc::budget::{Late, Patience};
 use crate::grpc::messages::Message;
 use crate::histogram::Observations;
@@ -16,6 +13,7 @@ use crate::journal::{Failure, Reason, Tally};
 use crate::memory;
 use crate::record::Record;
 use crate::render::{Format, Style};
+use crate::template::Template;
 
 /// The most instances one request may bring.
 pub const MAX_INSTANCES: usize = 65_536;
@@ -39,8 +37,6 @@ pub enum Refusal {
     Rendered,
     /// The queue was full for too long.
     Queue(Failure),
-    /// It had waited for too long already when it needed room in the queue.
-    Late,
     /// It could not be written.
     NotWritten(Failure),
     /// Its caller waits no longer.
@@ -84,18 +80,9 @@ impl Refusal {
             Self::NoVolume => Some(Cause::NoVolume),
             Self::Instances => Some(Cause::Instances),
             Self::Rendered => Some(Cause::Rendered),
-            Self::Queue(_) | Self::Late => Some(Cause::Queue),
+            Self::Queue(_) => Some(Cause::Queue),
             Self::NotWritten(_) => None,
             Self::Deadline => Some(Cause::Deadline),
-        }
-    }
-}
-
-impl From<Late> for Refusal {
-    fn from(late: Late) -> Self {
-        match late {
-            Late::Queue => Self::Late,
-            Late::Caller => Self::Deadline,
         }
     }
 }
@@ -257,7 +244,10 @@ impl Mixer {
             self.histogram.add(&observations);
             Ok::<_, Refusal>(())
         };
-        let room = waiting.wait(journal.room(message.bytes.len())).await??;
+        let room = waiting.wait(journal.room(message.bytes.len())).await.map_err(|late| match late {
+            Late::Queue => journal.no_room().into(),
+            Late::Caller => Refusal::Deadline,
+        })??;
         let pending = journal.append(room, &to, tally, render)?;
         // Rendered, it needs nothing of the bounds any more.
         drop(message);

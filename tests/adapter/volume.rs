@@ -242,20 +242,27 @@ async fn files_grow_old_across_restarts_and_however_many_are_open() {
     let scratch = Scratch::new();
     let (volume, notes) = (scratch.dir("volume"), scratch.path().join("notes"));
     let names: Vec<String> = (0..40).map(|at| format!("f{at}.txt")).collect();
-    let args = ["--rotate-age", "1s"];
-    for life in 0..4 {
-        // In its last life, there is no time of birth.
-        let wrapper = refusing("statx", "inject=statx:error=EPERM", notes.to_str().unwrap());
-        let wrapper = wrapper.filter(|_| life == 3).unwrap_or_default();
-        let adapter = Adapter::start_by(&wrapper, &volume, &args).await;
-        let client = adapter.client().await;
-        for name in &names {
-            assert_eq!(report_to(&client, name).await, Reply::default());
-        }
-        tokio::time::sleep(Duration::from_millis(400)).await;
+    let rotated = |number: u32| {
+        names.iter().filter(|name| volume.join(format!("{name}.{number:06}")).exists()).count()
+    };
+    // No life is as long as the age.
+    for _ in 0..3 {
+        report_to_all(&[], &volume, &names).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
     }
-    for name in &names {
-        assert!(volume.join(format!("{name}.000001")).exists(), "{name} was never rotated");
+    assert_eq!(rotated(1), names.len());
+    // The time of birth is unknown, that of the last rotation is not.
+    let Some(wrapper) = refusing("statx", "inject=statx:error=EPERM", notes.to_str().unwrap()) else { return };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    report_to_all(&wrapper, &volume, &names).await;
+    assert_eq!(rotated(2), names.len());
+}
+
+async fn report_to_all(wrapper: &[&str], volume: &Path, names: &[String]) {
+    let adapter = Adapter::start_by(wrapper, volume, &["--rotate-age", "1s"]).await;
+    let client = adapter.client().await;
+    for name in names {
+        assert_eq!(report_to(&client, name).await, Reply::default());
     }
 }
 

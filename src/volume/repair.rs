@@ -9,7 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::render::{AHEAD, BEHIND, Format, Grammar, Start};
+use crate::render::Format;
+use crate::render::grammar::{AHEAD, BEHIND, Grammar, Start};
 
 /// How far back to look for the start of a record, NUL bytes not counted: more
 /// than the largest request becomes.

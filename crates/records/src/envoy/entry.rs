@@ -5,7 +5,7 @@ use super::address::Address;
 use super::flags::Flags;
 use super::keys::{common, connection, entry, google, metadata, request, response, tls};
 use crate::protobuf::object::{Pairs, pair};
-use crate::protobuf::walk::MAX_ENTRIES;
+use crate::protobuf::wire::MAX_ENTRIES;
 use crate::protobuf::wire::{Malformed, Reader};
 use crate::record::{Instant, keep_last};
 

@@ -6,7 +6,8 @@ use super::entry::{Entry, Map};
 use super::identifier::Identifier;
 use super::operator::{self, Operator, Said};
 use crate::protobuf::object::{self, Show};
-use crate::render::{Literal, append, go, json};
+use crate::render::append::{Literal, append};
+use crate::render::{go, json};
 
 /// What comes before each of Istio's members, and what it says.
 static MEMBERS: [(Literal<40>, Operator); 24] = [

@@ -4,7 +4,7 @@
 
 use super::entry::Entry;
 use super::operator::{self, Operator, Said};
-use crate::render::Literal;
+use crate::render::append::Literal;
 use crate::render::escape::{BARE, QUOTED, Table, UNDERSCORED, escaped};
 
 /// What comes before each operator, the operator, and whether it is between quotes.

@@ -4,8 +4,7 @@
 //! What can't be shown is `null`: a value that is malformed, that is nested more
 //! than [`MAX_DEPTH`] deep, or an object with more than [`MAX_ENTRIES`] keys.
 
-use super::walk::MAX_ENTRIES;
-use super::wire::{Malformed, Reader, bytes};
+use super::wire::{MAX_ENTRIES, Malformed, Reader, bytes};
 use crate::record::keep_last;
 use crate::render::json;
 

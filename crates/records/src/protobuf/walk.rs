@@ -4,7 +4,7 @@
 //! code: the last scalar wins, a message adds to the one before it, a member of
 //! a oneof or a map's value takes the place of the one before it.
 
-use super::wire::{Malformed, Reader, WireType};
+use super::wire::{MAX_ENTRIES, Malformed, Reader, WireType};
 use crate::record::{Instant, Record, Stretch, Value};
 use crate::template::{Column, Kind, Template};
 
@@ -12,9 +12,6 @@ use crate::template::{Column, Kind, Template};
 pub const NAME: i32 = 72_295_727;
 /// Its tag, as encoders write it.
 const NAME_TAG: [u8; 5] = [0xfa, 0xd2, 0xe4, 0x93, 0x02];
-
-/// The most map entries one instance may have: 1.8 MB of them.
-pub const MAX_ENTRIES: usize = 32_768;
 
 /// Reads one instance after the other of a report, field 1 of `message`, and
 /// shows each with its bytes. Ends where `see` says no.

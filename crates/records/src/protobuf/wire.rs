@@ -2,6 +2,9 @@
 //! long varints are fine, text is never checked, a known field of another wire
 //! type is an error, an unknown field is passed over.
 
+/// The most map entries one instance may have: 1.8 MB of them.
+pub const MAX_ENTRIES: usize = 32_768;
+
 /// Why bytes are not a protobuf message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
@@ -33,7 +36,7 @@ impl std::fmt::Display for Malformed {
             Self::Tag => f.write_str("a field number is out of range"),
             Self::WireType => f.write_str("a wire type is illegal where it stands"),
             Self::Mismatch { field } => write!(f, "field {field} has the wrong wire type"),
-            Self::Entries => write!(f, "more than {} map entries", super::walk::MAX_ENTRIES),
+            Self::Entries => write!(f, "more than {} map entries", MAX_ENTRIES),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Values in a line of text: escaped, so that a line stays one line and a field
 //! one field. Bytes that are not ASCII stay as they are.
 
-use super::append_plain;
+use super::append::append_plain;
 
 /// How the bytes of a text are escaped.
 #[derive(Debug)]

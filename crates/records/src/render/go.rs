@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::append;
+use super::append::append;
 use crate::record::Instant;
 
 const NANOS: i64 = 1_000_000_000;

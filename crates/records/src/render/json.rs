@@ -4,7 +4,9 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Grammar, Start, agrees, append_plain, go};
+use super::append::append_plain;
+use super::go;
+use super::grammar::{Grammar, Start, agrees};
 use crate::record::{Record, Value};
 use crate::template::Template;
 

@@ -1,7 +1,9 @@
 //! The walkthrough's text, byte for byte: a head per request, a block per
 //! instance, values as Go's `%v` prints them.
 
-use super::{Grammar, Start, agrees, append, go, json};
+use super::append::append;
+use super::grammar::{Grammar, Start, agrees};
+use super::{go, json};
 use crate::record::{Entry, Record, Stretch, Value};
 use crate::template::{Kind, Template};
 

@@ -4,8 +4,7 @@
 //! rest by its length: bodies, metadata, certificates. It goes on after the
 //! token was found, because a token that comes twice is none.
 
-use records::protobuf::walk::MAX_ENTRIES;
-use records::protobuf::wire::{Malformed, Reader, Tag, WireType};
+use records::protobuf::wire::{MAX_ENTRIES, Malformed, Reader, Tag, WireType};
 
 use super::settings::MAX_AUTH_HEADERS;
 use crate::policy::Token;

@@ -115,9 +115,9 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         max_series: args.max_series as usize,
         keep_query: args.keep_query,
     }));
-    let (counters, sessions) = (Arc::default(), AtomicU64::new(0));
+    let (counters, instances, sessions) = (Arc::default(), Arc::default(), AtomicU64::new(0));
     let policy = Arc::new(Policy::new(keys));
-    let mixer = Arc::new(Mixer { journal, histogram, policy, counters, sessions });
+    let mixer = Arc::new(Mixer { journal, histogram, policy, counters, instances, sessions });
     Ok(Bound { listener, admin, mixer, signals })
 }
 
@@ -170,7 +170,9 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     say_where(&listener, admin.as_ref());
     start_delivering(&mixer, &health);
     let calls = Arc::new(Calls::new(&SERVICES));
-    let services = Arc::new(Services { mixer: Arc::clone(&mixer), calls, health: health.clone(), budget });
+    let counters = Arc::clone(&mixer.counters);
+    let services =
+        Arc::new(Services { mixer: Arc::clone(&mixer), counters, health: health.clone(), calls, budget });
     let open = Arc::new(Connections::default());
     if let Some(admin) = admin {
         let (registry, health) = (registry(&services, &open), health.clone());
@@ -209,7 +211,8 @@ fn registry(services: &Services, open: &Arc<Connections>) -> Registry {
     registry.add(Arc::clone(&services.calls) as _);
     registry.add(Arc::clone(&services.budget) as _);
     registry.add(Arc::clone(open) as _);
-    registry.add(Arc::clone(&mixer.counters) as _);
+    registry.add(Arc::clone(&mixer.instances) as _);
+    registry.add(Arc::clone(&services.counters) as _);
     registry.add(journal);
     registry.add(Arc::new(services.health.clone()));
     registry.add(Arc::new(Process::starting()));

@@ -26,13 +26,16 @@ use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 
-use self::budget::{Budget, MAX_MESSAGE, Patience};
+use self::budget::{Budget, MAX_MESSAGE, timeout};
 use self::calls::Calls;
 use self::connection::Connection;
 use self::health::Health;
 use self::messages::Messages;
 use self::reply::Reply;
+use crate::frontends::counters::Counters;
 use crate::frontends::mixer::{Method, Mixer, templates};
+use crate::message::Patience;
+use crate::refusal::{Reason, Refusal};
 
 /// The largest request of the health service.
 const MAX_HEALTH_MESSAGE: usize = 4 * 1024;
@@ -135,6 +138,8 @@ fn route(path: &str) -> Option<(usize, Handler)> {
 pub struct Services {
     /// Mixer's front end.
     pub mixer: Arc<Mixer>,
+    /// What front ends count.
+    pub counters: Arc<Counters>,
     /// The health service.
     pub health: Health,
     /// The number of calls.
@@ -159,7 +164,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let patience = Patience::new(self.services.budget.queue_timeout, &head.headers);
+        let patience = Patience::new(self.services.budget.queue_timeout, timeout(&head.headers));
         let mut messages =
             Messages::new(body, Arc::clone(&self.services.budget), Arc::clone(&self.connection), patience);
         let refusal = refusal(&head.method, &head.headers);
@@ -196,9 +201,36 @@ impl Dispatcher {
         match handler {
             Handler::Check => health.check(&message.bytes).map(Reply::Message),
             Handler::Watch => health.watch(&message.bytes, self.connection.closing()).map(Reply::Messages),
-            Handler::Mixer(method) => mixer.call(method, message).await.map(Reply::Message),
+            Handler::Mixer(method) => {
+                let answer = mixer.call(method, message).await;
+                answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal))
+            }
         }
     }
+
+    fn refused(&self, refusal: &Refusal) -> Status {
+        self.services.counters.refused(refusal.reason);
+        status(refusal)
+    }
+}
+
+/// What a caller is told of a refusal.
+fn status(refusal: &Refusal) -> Status {
+    let code = match refusal.reason {
+        Reason::Malformed | Reason::Config | Reason::Path => Code::InvalidArgument,
+        Reason::Instances
+        | Reason::Rendered
+        | Reason::Queue
+        | Reason::Full
+        | Reason::Limit
+        | Reason::Descriptors => Code::ResourceExhausted,
+        Reason::NoVolume | Reason::Denied => Code::FailedPrecondition,
+        Reason::Deadline => Code::DeadlineExceeded,
+        Reason::Audit | Reason::ReadOnly | Reason::Gone | Reason::Stalled | Reason::Io | Reason::Closing => {
+            Code::Unavailable
+        }
+    };
+    Status::new(code, &*refusal.text)
 }
 
 /// Refuses what isn't gRPC as its protocol over HTTP/2 says.

@@ -9,8 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::metrics::{Counter, Description, Export, Page};
-use crate::record::{Record, Value};
-use crate::render::{go, text};
+use crate::render::go;
 
 /// The name that dashboards ask for.
 pub const NAME: &str = "http_request_seconds_histogram";
@@ -25,7 +24,6 @@ const OVERFLOW: &[u8] = b"overflow";
 /// The longest latency, in seconds: a year. Streams may last for weeks; what is
 /// beyond that is no latency and would make the sum useless.
 const MAX_SECONDS: f64 = 365.0 * 86_400.0;
-const NANOS: i32 = 1_000_000_000;
 
 /// How observations are sorted and labelled.
 #[derive(Clone, Debug)]
@@ -76,32 +74,19 @@ pub struct Histogram {
     pub unmeasured: Counter,
 }
 
-/// The variables that are looked at, found in one pass.
-#[derive(Debug, Default)]
-struct Labelled<'a> {
-    url: Value<'a>,
-    host: Value<'a>,
-    method: Value<'a>,
-    status: Value<'a>,
-    latency: Value<'a>,
-}
-
-impl<'a> Labelled<'a> {
-    fn in_map(record: &Record<'a>, map: usize) -> Self {
-        let mut found = Self::default();
-        let Some(Value::Map(entries)) = record.values.get(map) else { return found };
-        for entry in record.entries(*entries) {
-            match entry.key {
-                b"url" => found.url = entry.value,
-                b"host" => found.host = entry.value,
-                b"method" => found.method = entry.value,
-                b"responseCode" => found.status = entry.value,
-                b"latency" => found.latency = entry.value,
-                _ => {}
-            }
-        }
-        found
-    }
+/// One request, as its front end has it. The values are those of the labels.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Observation<'a> {
+    /// The URL, with or without its query.
+    pub url: &'a [u8],
+    /// The host.
+    pub host: &'a [u8],
+    /// The HTTP method.
+    pub method: &'a [u8],
+    /// The HTTP status.
+    pub status: &'a [u8],
+    /// The latency in seconds; `None` where it is unknown.
+    pub seconds: Option<f64>,
 }
 
 /// The series of an observation.
@@ -137,33 +122,22 @@ impl Histogram {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the latency of one log entry, whose variables are in the map of
-    /// column `variables`.
-    pub fn note(&self, record: &Record, variables: usize, observations: &mut Observations) {
-        let entry = Labelled::in_map(record, variables);
-        let Some(seconds) = seconds(entry.latency) else {
+    /// Notes one observation.
+    pub fn note(&self, observation: &Observation, observations: &mut Observations) {
+        let valid = |seconds: &f64| (0.0..=MAX_SECONDS).contains(seconds);
+        let Some(seconds) = observation.seconds.filter(valid) else {
             observations.unmeasured += 1;
             return;
         };
         let mut labels = std::mem::take(&mut observations.labels);
         labels.clear();
+        let Observation { url, host, method, status, .. } = observation;
+        let query = if self.settings.keep_query { None } else { url.iter().position(|byte| *byte == b'?') };
         label(&mut labels, "endpoint", ENDPOINT);
-        for (name, value) in
-            [("fullurl", entry.url), ("host", entry.host), ("method", entry.method), ("status", entry.status)]
-        {
-            let mut other = Vec::new();
-            let shown = match value {
-                Value::Absent => &[],
-                Value::String(text) => text,
-                value => {
-                    text::plain(&mut other, record, value);
-                    &other[..]
-                }
-            };
-            let cut = name == "fullurl" && !self.settings.keep_query;
-            let query = if cut { shown.iter().position(|byte| *byte == b'?') } else { None };
-            label(&mut labels, name, &shown[..query.unwrap_or(shown.len())]);
-        }
+        label(&mut labels, "fullurl", &url[..query.unwrap_or(url.len())]);
+        label(&mut labels, "host", host);
+        label(&mut labels, "method", method);
+        label(&mut labels, "status", status);
         let slot = self.lock().slot(&labels, &mut observations.new, self.settings.max_series);
         observations.labels = labels;
         observations.seen.push((slot, seconds));
@@ -333,19 +307,6 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a_words.iter().zip(b_words).all(|(a, b)| a == b) && a_rest == b_rest
 }
 
-/// A latency in seconds, if it can be one.
-fn seconds(latency: Value) -> Option<f64> {
-    let seconds = match latency {
-        Value::Duration(Some(span)) if span.seconds >= 0 && (0..NANOS).contains(&span.nanos) => {
-            span.seconds as f64 + f64::from(span.nanos) / 1e9
-        }
-        Value::Double(seconds) => seconds,
-        Value::Int(seconds) => seconds as f64,
-        _ => return None,
-    };
-    (0.0..=MAX_SECONDS).contains(&seconds).then_some(seconds)
-}
-
 /// Appends `name="value"`: made UTF-8, cut to its bound, escaped.
 fn label(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     if !out.is_empty() {
@@ -378,22 +339,19 @@ fn label(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Instant;
 
     fn histogram(max_series: usize, keep_query: bool) -> Histogram {
         Histogram::new(Settings { buckets: vec![0.01, 0.1, 1.0], max_series, keep_query })
     }
 
-    fn observe(histogram: &Histogram, variables: &[(&'static str, Value<'static>)]) {
-        let mut record = Record::default();
-        record.begin(&[Value::Absent]);
-        for (key, value) in variables {
-            record.push_entry(0, key.as_bytes(), *value);
-        }
-        record.close();
+    fn observe(histogram: &Histogram, observation: Observation) {
         let mut observations = Observations::default();
-        histogram.note(&record, 0, &mut observations);
+        histogram.note(&observation, &mut observations);
         histogram.add(&observations);
+    }
+
+    fn of(url: &[u8]) -> Observation<'_> {
+        Observation { url, seconds: Some(0.5), ..Observation::default() }
     }
 
     fn page(histogram: &Histogram) -> String {
@@ -404,21 +362,19 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn latency(nanos: i32) -> (&'static str, Value<'static>) {
-        ("latency", Value::Duration(Some(Instant { seconds: 0, nanos })))
-    }
-
     #[test]
     fn labels_and_samples_are_the_original_ones() {
         let histogram = histogram(10, false);
-        let entry = [
-            ("host", Value::String(b"h:80")),
-            ("method", Value::String(b"GET")),
-            ("url", Value::String(b"/productpage?u=normal")),
-            ("responseCode", Value::Int(200)),
-        ];
-        observe(&histogram, &[&entry[..], &[latency(31_250_000)]].concat());
-        observe(&histogram, &[&entry[..], &[latency(7_812_500)]].concat());
+        for seconds in [0.03125, 0.0078125] {
+            let observation = Observation {
+                url: b"/productpage?u=normal",
+                host: b"h:80",
+                method: b"GET",
+                status: b"200",
+                seconds: Some(seconds),
+            };
+            observe(&histogram, observation);
+        }
         let labels =
             "endpoint=\"/test\",fullurl=\"/productpage\",host=\"h:80\",method=\"GET\",status=\"200\"";
         assert_eq!(
@@ -435,7 +391,7 @@ mod tests {
     fn strangers_get_no_more_series_than_allowed() {
         let histogram = histogram(2, true);
         for url in [&b"/a?1"[..], b"/a?2", b"/a?3", b"/a?4", b"/a?1"] {
-            observe(&histogram, &[("url", Value::String(url)), latency(1)]);
+            observe(&histogram, of(url));
         }
         assert_eq!((histogram.len(), histogram.overflowed.get()), (3, 2));
         assert!(page(&histogram).contains("_count{endpoint=\"overflow\",fullurl=\"overflow\",host=\"overflow\",method=\"overflow\",status=\"overflow\"} 2\n"));
@@ -452,12 +408,12 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_without_a_latency_is_counted_apart() {
+    fn an_observation_without_a_latency_is_counted_apart() {
         let histogram = histogram(2, true);
-        observe(&histogram, &[("url", Value::String(b"/"))]);
-        observe(&histogram, &[("latency", Value::Double(f64::NAN))]);
-        observe(&histogram, &[("latency", Value::String(b"5ms"))]);
-        assert_eq!((histogram.len(), histogram.unmeasured.get()), (0, 3));
+        for seconds in [None, Some(f64::NAN), Some(-1.0), Some(f64::INFINITY), Some(1e9)] {
+            observe(&histogram, Observation { seconds, ..Observation::default() });
+        }
+        assert_eq!((histogram.len(), histogram.unmeasured.get()), (0, 5));
     }
 
     proptest::proptest! {
@@ -469,12 +425,7 @@ mod tests {
             let histogram = histogram(cap, true);
             let mut observations = Observations::default();
             for url in &urls {
-                let mut record = Record::default();
-                record.begin(&[Value::Absent]);
-                record.push_entry(0, b"url", Value::String(url));
-                record.push_entry(0, b"latency", Value::Double(0.5));
-                record.close();
-                histogram.note(&record, 0, &mut observations);
+                histogram.note(&of(url), &mut observations);
             }
             histogram.add(&observations);
             assert!(histogram.len() <= cap + 1);

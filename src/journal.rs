@@ -39,12 +39,12 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Sleep;
 
 pub use self::counters::Counters;
-pub use self::failure::{Failure, Reason};
 use self::files::Files;
 pub use self::queue::Destination;
 use self::queue::{Outcome, Progress, Queue, Update, Waiter};
 use self::writer::Writer;
 use crate::metrics::{Counter, Export, Page};
+use crate::refusal::{Reason, Refusal};
 use crate::render::Format;
 use crate::volume::retention::Retention;
 use crate::volume::{FilePath, Volume};
@@ -105,7 +105,7 @@ pub struct Pending<'a> {
 
 impl Pending<'_> {
     /// Waits until the request is written, and on disk with [`Fsync::Always`].
-    pub async fn written(self) -> Result<(), Failure> {
+    pub async fn written(self) -> Result<(), Refusal> {
         self.outcome.await.unwrap_or_else(|_| Err(closing()))
     }
 }
@@ -152,10 +152,10 @@ impl Journal {
 
     /// Where a handler's records go, by what its params say: a path, empty for the
     /// default file, and a format. The error names the rule that the path breaks.
-    pub fn destination(&self, file_path: &[u8], format: Option<Format>) -> Result<Destination, String> {
+    pub fn destination(&self, file_path: &[u8], format: Option<Format>) -> Result<Destination, Refusal> {
         let path = match file_path {
             b"" => self.default.path.clone(),
-            text => self.volume.resolve(text)?,
+            text => self.volume.resolve(text).map_err(|rule| Refusal::new(Reason::Config, rule))?,
         };
         Ok(Destination { path, format: format.unwrap_or(self.default.format) })
     }
@@ -173,7 +173,7 @@ impl Journal {
     /// Waits for room for a request of so many encoded `bytes`, behind all who wait
     /// already. It is taken until it is known what became of the request. How long
     /// to wait is up to the caller, who then gives the reason of [`Self::no_room`].
-    pub async fn room(&self, bytes: usize) -> Result<Room<'_>, Failure> {
+    pub async fn room(&self, bytes: usize) -> Result<Room<'_>, Refusal> {
         let permit = self.room.acquire_many(room_for(bytes)).await.map_err(|_| closing())?;
         // A request may become many times its bytes, and what a stall has answered
         // is still queued.
@@ -187,11 +187,11 @@ impl Journal {
     }
 
     /// Why a request found no room for as long as it may wait.
-    pub fn no_room(&self) -> Failure {
+    pub fn no_room(&self) -> Refusal {
         if self.queue.is_stalled() {
-            Failure::new(Reason::Stalled, "the volume has stalled; nothing was written")
+            Refusal::new(Reason::Stalled, "the volume has stalled; nothing was written")
         } else {
-            Failure::new(Reason::Queue, "the queue to the volume is full; it is slow or stalled")
+            Refusal::new(Reason::Queue, "the queue to the volume is full; it is slow or stalled")
         }
     }
 
@@ -283,8 +283,8 @@ impl Export for Journal {
     }
 }
 
-fn closing() -> Failure {
-    Failure::new(Reason::Closing, "shutting down before the report was written")
+fn closing() -> Refusal {
+    Refusal::new(Reason::Closing, "shutting down before the report was written")
 }
 
 /// What a request takes of the room: even an empty one is somebody who waits.

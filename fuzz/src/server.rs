@@ -62,11 +62,13 @@ impl Server {
             histogram: Arc::new(Histogram::new(settings)),
             policy: Arc::new(Policy::new(None)),
             counters: Arc::default(),
+            instances: Arc::default(),
             sessions: AtomicU64::new(0),
         });
         let health = Health::new(&SERVICES);
         let services = Arc::new(Services {
             mixer: Arc::clone(&mixer),
+            counters: Arc::clone(&mixer.counters),
             calls: Arc::new(Calls::new(&SERVICES)),
             health: health.clone(),
             budget: Arc::new(Budget::new(patience)),

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 
+use mygrpcadapter::frontends::mixer::latency;
 use mygrpcadapter::frontends::mixer::report::Report;
-use mygrpcadapter::frontends::mixer::templates::{LOGENTRY, VARIABLES};
+use mygrpcadapter::frontends::mixer::templates::LOGENTRY;
 use mygrpcadapter::histogram::{Histogram, NAME, Observations, Settings};
 use mygrpcadapter::record::Record;
 use mygrpcadapter::render::Format;
@@ -21,7 +22,7 @@ libfuzzer_sys::fuzz_target!(|message: &[u8]| {
         let settings = Settings { buckets: BUCKETS.to_vec(), max_series: MAX_SERIES, keep_query };
         let histogram = Histogram::new(settings);
         let mut observations = Observations::default();
-        let note = |record: &Record| histogram.note(record, VARIABLES, &mut observations);
+        let note = |record: &Record| latency::note(record, &histogram, &mut observations);
         let outcome = report.render(&LOGENTRY, Format::Json, &mut Vec::new(), note);
         if outcome.is_err() {
             return;

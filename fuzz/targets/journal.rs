@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use mygrpcadapter::frontends::mixer::report::{Refusal, Report};
+use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates::{EDGE, LOGENTRY, METRIC, REPORTNOTHING, TRACESPAN};
 use mygrpcadapter::journal::{Fsync, Journal, Pending, Settings, Tally};
 use mygrpcadapter::metrics::Counter;
+use mygrpcadapter::refusal::Refusal;
 use mygrpcadapter::render::Format;
 use mygrpcadapter::volume::Volume;
 use mygrpcadapter::volume::retention::Retention;
@@ -112,7 +113,7 @@ async fn add(choice: u8, message: &[u8], expected: &mut [(Vec<u8>, u64); 3]) -> 
         let start = out.len();
         report.render(template, format, out, |_| {})?;
         rendered.extend_from_slice(&out[start..]);
-        if is_given_up { Err(Refusal::Deadline) } else { Ok(()) }
+        if is_given_up { Err(Refusal::late()) } else { Ok(()) }
     });
     let pending = appended.ok()?;
     expected[place].0.extend(rendered);

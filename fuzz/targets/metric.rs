@@ -5,9 +5,10 @@
 #[path = "../../tests/adapter/properties/reference.rs"]
 mod reference;
 
-use mygrpcadapter::frontends::mixer::report::{Refusal, Report};
+use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates::METRIC;
 use mygrpcadapter::pb::metric::HandleMetricRequest;
+use mygrpcadapter::refusal::Reason;
 use mygrpcadapter::render::Format;
 use mygrpcadapter_fuzz::report;
 use prost::Message;
@@ -18,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|message: &[u8]| {
     let canonical = request.encode_to_vec();
     let report = match Report::read(&canonical) {
         Ok(report) => report,
-        Err(Refusal::Config(_)) => return,
+        Err(refusal) if refusal.reason == Reason::Config => return,
         Err(refusal) => panic!("prost's own encoding is refused as {refusal:?}"),
     };
     let Ok(path) = std::str::from_utf8(report.config.file_path()) else { return };

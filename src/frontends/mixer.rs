@@ -5,7 +5,8 @@
 pub mod authorization;
 pub mod backend;
 pub mod config;
-pub mod counters;
+pub mod instances;
+pub mod latency;
 pub mod report;
 pub mod templates;
 
@@ -16,15 +17,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use prost::Message as _;
-use tonic::Status;
 
-use self::counters::Counters;
-use self::report::Refusal;
-use crate::grpc::messages::Message;
+use self::instances::Instances;
+use super::counters::Counters;
 use crate::histogram::Histogram;
-use crate::journal::{Failure, Journal, Reason};
+use crate::journal::Journal;
+use crate::message::Message;
 use crate::pb::istio::mixer::adapter::model::v1beta1::ValidateRequest;
 use crate::policy::Policy;
+use crate::refusal::{Reason, Refusal};
 use crate::template::Template;
 
 /// A method of this front end.
@@ -55,35 +56,24 @@ pub struct Mixer {
     pub histogram: Arc<Histogram>,
     /// Rules for all handlers, beside their own keys.
     pub policy: Arc<Policy>,
-    /// What is counted.
+    /// What all front ends count.
     pub counters: Arc<Counters>,
+    /// Instances by template.
+    pub instances: Arc<Instances>,
     /// How many sessions were created.
     pub sessions: AtomicU64,
 }
 
 impl Mixer {
-    /// Answers one request.
-    pub async fn call(&self, method: Method, message: Message) -> Result<Bytes, Status> {
+    /// Answers one request. Mixer's log tells of any refusal the same, that it
+    /// can't connect; the text is for whoever calls by hand, and for Validate.
+    pub async fn call<H>(&self, method: Method, message: Message<H>) -> Result<Bytes, Refusal> {
         match method {
-            Method::Report(template) => {
-                self.report(template, false, message).await.map_err(|refusal| self.refuse(refusal))
-            }
-            Method::LogEntry => {
-                let answer = self.report(&templates::LOGENTRY, true, message).await;
-                answer.map_err(|refusal| self.refuse(refusal))
-            }
-            Method::Authorize => self.authorize(&message.bytes).map_err(|refusal| self.refuse(refusal)),
+            Method::Report(template) => self.report(template, false, message).await,
+            Method::LogEntry => self.report(&templates::LOGENTRY, true, message).await,
+            Method::Authorize => self.authorize(&message.bytes),
             Method::CheckNothing => Ok(authorization::allow(&authorization::Terms::default())),
-            Method::Validate => {
-                let request = ValidateRequest::decode(message.bytes);
-                let request = request.map_err(|error| Status::invalid_argument(error.to_string()))?;
-                let volume = self.journal.as_ref().map(|journal| journal.volume());
-                let response = backend::validate(&request, volume);
-                if response.status.as_ref().is_some_and(|status| status.code != 0) {
-                    self.counters.refused(report::Cause::Config);
-                }
-                Ok(response.encode_to_vec().into())
-            }
+            Method::Validate => self.validate(message.bytes),
             Method::CreateSession => {
                 let id = self.sessions.fetch_add(1, Ordering::Relaxed);
                 Ok(backend::create_session(id).encode_to_vec().into())
@@ -92,46 +82,13 @@ impl Mixer {
         }
     }
 
-    /// Counts a refusal and puts it into gRPC's terms. Mixer's log tells of any
-    /// of these the same, that it can't connect; the text is for whoever calls
-    /// by hand, and for Validate.
-    fn refuse(&self, refusal: Refusal) -> Status {
-        if let Some(cause) = refusal.cause() {
-            self.counters.refused(cause);
+    fn validate(&self, message: Bytes) -> Result<Bytes, Refusal> {
+        let request = ValidateRequest::decode(message);
+        let request = request.map_err(|error| Refusal::new(Reason::Malformed, error.to_string()))?;
+        let response = backend::validate(&request, self.journal.as_ref().map(|journal| journal.volume()));
+        if response.status.as_ref().is_some_and(|status| status.code != 0) {
+            self.counters.refused(Reason::Config);
         }
-        match refusal {
-            Refusal::Malformed(reason) => {
-                Status::invalid_argument(format!("not a request of this template: {reason}"))
-            }
-            Refusal::Config(reason) => Status::invalid_argument(reason),
-            Refusal::NoVolume => Status::failed_precondition("there is no volume to write to: --volume none"),
-            Refusal::Instances => Status::resource_exhausted(format!(
-                "more than {} instances in one request; send fewer",
-                report::MAX_INSTANCES
-            )),
-            Refusal::Rendered => Status::resource_exhausted(format!(
-                "the request becomes more than {} bytes; send fewer instances",
-                report::MAX_RENDERED
-            )),
-            Refusal::Queue(failure) | Refusal::NotWritten(failure) => status(&failure),
-            Refusal::Deadline => {
-                Status::deadline_exceeded("the caller's timeout has passed; nothing was written")
-            }
-        }
-    }
-}
-
-/// What a caller is told of a record that is not written.
-fn status(failure: &Failure) -> Status {
-    let text = &*failure.text;
-    match failure.reason {
-        Reason::Path => Status::invalid_argument(text),
-        Reason::Full | Reason::Limit | Reason::Descriptors | Reason::Queue => {
-            Status::resource_exhausted(text)
-        }
-        Reason::Denied => Status::failed_precondition(text),
-        Reason::ReadOnly | Reason::Gone | Reason::Stalled | Reason::Io | Reason::Closing => {
-            Status::unavailable(text)
-        }
+        Ok(response.encode_to_vec().into())
     }
 }

@@ -6,10 +6,9 @@
 //! there is room for all of it; what its stream may send ahead is counted
 //! meanwhile.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -17,6 +16,7 @@ use tonic::Status;
 
 use super::connection::{Call, Connection, Held};
 use crate::memory;
+use crate::message::{Late, Patience};
 use crate::metrics::{Export, Page};
 
 /// The largest message taken; Mixer's largest known is 1.1 MB.
@@ -177,49 +177,8 @@ fn take(taken: &AtomicUsize, more: usize, most: usize) -> bool {
     taken.fetch_update(Relaxed, Relaxed, sum).is_ok()
 }
 
-/// How long a request may still wait for room, wherever it has to.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    left: Duration,
-    /// When the caller stops waiting.
-    deadline: Option<Instant>,
-}
-
-/// Who would wait no longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Late {
-    /// The queue was full for too long.
-    Queue,
-    /// The caller.
-    Caller,
-}
-
-impl Patience {
-    /// For a request that comes now with these headers.
-    pub fn new(left: Duration, headers: &HeaderMap) -> Self {
-        Self { left, deadline: timeout(headers).and_then(|timeout| Instant::now().checked_add(timeout)) }
-    }
-
-    /// Whether the caller has given up.
-    pub fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
-    }
-
-    /// Waits for something, and notes how long that took.
-    pub async fn wait<T>(&mut self, room: impl Future<Output = T>) -> Result<T, Late> {
-        let start = Instant::now();
-        let until = start.checked_add(self.left).into_iter().chain(self.deadline).min();
-        let waited = match until {
-            Some(until) => tokio::time::timeout_at(until.into(), room).await,
-            None => Ok(room.await),
-        };
-        self.left = self.left.saturating_sub(start.elapsed());
-        waited.map_err(|_| if self.is_over() { Late::Caller } else { Late::Queue })
-    }
-}
-
 /// What `grpc-timeout` says, if it says it as gRPC does.
-fn timeout(headers: &HeaderMap) -> Option<Duration> {
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if number.is_empty() || number.len() > 8 || !number.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -259,16 +218,5 @@ mod tests {
             headers.insert("grpc-timeout", http::HeaderValue::from_bytes(text.as_bytes()).unwrap());
             assert_eq!(timeout(&headers), expected, "{text}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_request_waits_for_the_timeout_once_wherever_it_waits() {
-        let mut patience = Patience { left: Duration::from_millis(20), deadline: None };
-        assert_eq!(patience.wait(async { 1 }).await, Ok(1));
-        assert_eq!(patience.wait(std::future::pending::<()>()).await, Err(Late::Queue));
-        assert_eq!(patience.left, Duration::ZERO);
-        let deadline = Some(Instant::now());
-        let mut patience = Patience { left: Duration::from_secs(3600), deadline };
-        assert_eq!(patience.wait(std::future::pending::<()>()).await, Err(Late::Caller));
     }
 }

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 use tonic::Status;
 
-use super::budget::{Budget, MAX_MESSAGE, Patience, Permit};
+use super::budget::{Budget, MAX_MESSAGE, Permit};
 use super::connection::Connection;
 use crate::memory;
+use crate::message::Patience;
 
 /// The flag and the length.
 const HEAD: usize = 5;
@@ -31,25 +32,7 @@ const LARGE: usize = 96 * 1024;
 pub const HEADERS: usize = 16 * 1024;
 
 /// A message, with what it holds of the bounds.
-#[derive(Debug)]
-pub struct Message {
-    /// The message as it came.
-    pub bytes: Bytes,
-    /// What it holds of the bounds.
-    pub permit: Permit,
-    /// How long it may still wait for room.
-    pub patience: Patience,
-}
-
-impl Message {
-    /// Lets go of the buffer that others' messages came in, too. Larger ones are
-    /// in one of their own.
-    pub fn detach(&mut self) {
-        if self.bytes.len() < 16 * 1024 {
-            self.bytes = Bytes::copy_from_slice(&self.bytes);
-        }
-    }
-}
+pub type Message = crate::message::Message<Permit>;
 
 /// The messages of one call.
 #[derive(Debug)]
@@ -136,7 +119,7 @@ where
         self.alarm = None;
         self.connection.useful(HEADERS);
         permit.hold(self.connection.hold(length));
-        Ok(Message { bytes, permit, patience })
+        Ok(Message { bytes, patience, held: permit })
     }
 
     /// The bytes of a message, of which a part is here.
@@ -259,7 +242,6 @@ mod tests {
     use std::convert::Infallible;
     use std::task::Context;
 
-    use http::HeaderMap;
     use http_body::Frame;
 
     use super::*;
@@ -286,7 +268,7 @@ mod tests {
     fn messages(parts: &[&'static [u8]], ended: bool) -> (Messages<Came>, Arc<Connection>) {
         let body = Came(parts.iter().map(|part| Bytes::from_static(part)).collect(), ended);
         let (budget, connection) = (Arc::new(Budget::new(Duration::ZERO)), Arc::default());
-        let patience = Patience::new(Duration::ZERO, &HeaderMap::new());
+        let patience = Patience::new(Duration::ZERO, None);
         (Messages::new(body, budget, Arc::clone(&connection), patience), connection)
     }
 

@@ -12,8 +12,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::failure::{Failure, Scope};
 use super::queue::Destination;
+use crate::refusal::{Refusal, Scope};
 
 /// How often a volume that fails is tried.
 const RETRY: Duration = Duration::from_secs(1);
@@ -32,9 +32,9 @@ pub(super) struct Condition {
 #[derive(Debug)]
 enum State {
     Accepting,
-    Failing { failure: Failure, written_since: bool },
-    Unsynced(Failure),
-    Refusing { failure: Failure, last: Instant, forgotten: bool, files: Vec<Destination> },
+    Failing { failure: Refusal, written_since: bool },
+    Unsynced(Refusal),
+    Refusing { failure: Refusal, last: Instant, forgotten: bool, files: Vec<Destination> },
 }
 
 /// What is to be tried now.
@@ -58,7 +58,7 @@ impl Condition {
     }
 
     /// Why nothing may be written now, not even to see whether it works.
-    pub(super) fn refusal(&self) -> Option<&Failure> {
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
         if let State::Unsynced(failure) = &self.state { Some(failure) } else { None }
     }
 
@@ -78,7 +78,7 @@ impl Condition {
     }
 
     /// What was acknowledged before may be lost.
-    pub(super) fn unsynced(&mut self, failure: &Failure, now: Instant) {
+    pub(super) fn unsynced(&mut self, failure: &Refusal, now: Instant) {
         self.enter(State::Unsynced(failure.clone()), failure, now);
     }
 
@@ -86,12 +86,12 @@ impl Condition {
     /// was it; `others_accept` says whether any open file takes reports.
     pub(super) fn failed(
         &mut self,
-        failure: &Failure,
+        failure: &Refusal,
         file: Option<&Destination>,
         others_accept: bool,
         now: Instant,
     ) {
-        match (failure.scope(), &mut self.state) {
+        match (failure.scope, &mut self.state) {
             (Scope::Request, _) | (_, State::Unsynced(_)) => {}
             (Scope::Volume, _) => {
                 self.enter(State::Failing { failure: failure.clone(), written_since: false }, failure, now);
@@ -113,7 +113,7 @@ impl Condition {
     }
 
     /// The default file can't be written from the start: not to be forgotten.
-    pub(super) fn refused_at_start(&mut self, failure: &Failure, file: Destination, now: Instant) {
+    pub(super) fn refused_at_start(&mut self, failure: &Refusal, file: Destination, now: Instant) {
         let refusing =
             State::Refusing { failure: failure.clone(), last: now, forgotten: false, files: vec![file] };
         self.enter(refusing, failure, now);
@@ -148,7 +148,7 @@ impl Condition {
     }
 
     /// Says so where it is news.
-    fn enter(&mut self, state: State, failure: &Failure, now: Instant) {
+    fn enter(&mut self, state: State, failure: &Refusal, now: Instant) {
         let known = match &self.state {
             State::Accepting => None,
             State::Failing { failure, .. } | State::Unsynced(failure) | State::Refusing { failure, .. } => {
@@ -175,8 +175,8 @@ fn remember(files: &mut Vec<Destination>, file: Option<&Destination>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::failure::Reason;
     use super::*;
+    use crate::refusal::Reason;
     use crate::render::Format;
     use crate::volume::Volume;
 
@@ -185,8 +185,8 @@ mod tests {
         Destination { path: volume.resolve(name.as_bytes()).unwrap(), format: Format::Text }
     }
 
-    fn failure(reason: Reason) -> Failure {
-        Failure::new(reason, "")
+    fn failure(reason: Reason) -> Refusal {
+        Refusal::new(reason, "")
     }
 
     /// A condition and the time it was entered.

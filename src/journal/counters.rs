@@ -1,14 +1,14 @@
 //! What the writer counts.
 
-use super::failure::Reason;
 use crate::metrics::{Counter, Export, Family, Gauge, Page};
+use crate::refusal::Reason;
 
 /// The numbers of all files.
 #[derive(Debug)]
 pub struct Counters {
     written_bytes: Counter,
     deleted_bytes: Counter,
-    write_errors: Family<{ Reason::ALL.len() }>,
+    write_errors: Family<{ Reason::WRITE.len() }>,
     open_files: Gauge,
 }
 
@@ -18,7 +18,7 @@ impl Default for Counters {
             "mygrpcadapter_write_errors_total",
             "Writes that failed, in whole or in part.",
             "reason",
-            Reason::ALL.map(Reason::label),
+            Reason::WRITE.map(Reason::label),
         );
         let (written_bytes, deleted_bytes, open_files) = Default::default();
         Self { written_bytes, deleted_bytes, write_errors, open_files }
@@ -38,7 +38,9 @@ impl Counters {
 
     /// Counts a batch that couldn't be written.
     pub(super) fn failed(&self, reason: Reason) {
-        self.write_errors.at(reason as usize).add(1);
+        if let Some(at) = Reason::WRITE.iter().position(|known| *known == reason) {
+            self.write_errors.at(at).add(1);
+        }
     }
 
     /// Notes how many files are open.

@@ -1,159 +1,59 @@
-//! Why a record is not in its file, and whom that concerns.
+//! What the system's errors mean for a record that is not in its file, and whom
+//! that concerns.
 
 use std::fmt::Display;
 use std::io::{Error, ErrorKind};
-use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use crate::refusal::{Reason, Refusal, Scope};
 use crate::volume::OpenError;
 
-/// The kind of a failure. The names are those of the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The path breaks a rule.
-    Path,
-    /// The disk or its quota is full.
-    Full,
-    /// `--max-volume-bytes` is reached, and nothing of ours is left to delete.
-    Limit,
-    /// The file system is read-only.
-    ReadOnly,
-    /// The volume or the file has disappeared.
-    Gone,
-    /// The process or the system has no descriptors left.
-    Descriptors,
-    /// A write takes too long.
-    Stalled,
-    /// The device fails.
-    Io,
-    /// The system refuses this file alone.
-    Denied,
-    /// There was no room in the queue for too long; not a failure of the volume.
-    Queue,
-    /// The adapter stops.
-    Closing,
+/// What the system said when asked to `what`, as in `write to out.txt`.
+pub(super) fn io(what: impl Display, error: &Error) -> Refusal {
+    let refusal = Refusal::new(reason(error), format!("cannot {what}: {error}"));
+    // Not of the system, but found in the file.
+    if error.raw_os_error().is_none() { refusal.of_file() } else { refusal }
 }
 
-impl Reason {
-    /// Those that a write fails with, in the order of the counters.
-    pub const ALL: [Self; 9] = [
-        Self::Path,
-        Self::Full,
-        Self::Limit,
-        Self::ReadOnly,
-        Self::Gone,
-        Self::Descriptors,
-        Self::Stalled,
-        Self::Io,
-        Self::Denied,
-    ];
+/// What the system said when asked to put `path` on disk: whatever it is, it
+/// is no matter of that path.
+pub(super) fn sync(path: impl Display, error: &Error) -> Refusal {
+    Refusal { scope: Scope::Volume, ..io(format_args!("sync {path}"), error) }
+}
 
-    /// Its label in metrics and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Path => "path",
-            Self::Full => "full",
-            Self::Limit => "limit",
-            Self::ReadOnly => "read_only",
-            Self::Gone => "gone",
-            Self::Descriptors => "descriptors",
-            Self::Stalled => "stalled",
-            Self::Io => "io",
-            Self::Denied => "denied",
-            Self::Queue => "queue",
-            Self::Closing => "closing",
-        }
-    }
-
-    /// What an error means. Anything unknown is taken for the device's.
-    fn of(error: &Error) -> Self {
-        match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOSPC | Errno::DQUOT) => Self::Full,
-            Some(Errno::ROFS) => Self::ReadOnly,
-            Some(Errno::NOENT | Errno::STALE | Errno::NOTCONN) => Self::Gone,
-            Some(Errno::MFILE | Errno::NFILE) => Self::Descriptors,
-            Some(
-                // Of its owner, mode or attributes.
-                Errno::ACCESS | Errno::PERM
-                // Of its name: some file systems take fewer names than others.
-                | Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ
-                // Of what else is there.
-                | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::MLINK | Errno::TXTBSY
-                // Of its size.
-                | Errno::FBIG,
-            ) => Self::Denied,
-            _ if error.kind() == ErrorKind::PermissionDenied => Self::Denied,
-            _ => Self::Io,
+/// What came of opening.
+pub(super) fn open(what: impl Display, error: &OpenError) -> Refusal {
+    match error {
+        OpenError::Refused(rule) => Refusal::new(Reason::Path, &**rule),
+        OpenError::Io(error) => io(what, error),
+        OpenError::Partial(error) => io(format_args!("{what} and repair its end"), error),
+        OpenError::Busy => {
+            let text = "it ends in a partial record of another process that owns it";
+            Refusal::new(Reason::Denied, format!("cannot {what}: {text}"))
         }
     }
 }
 
-/// Whether a failure concerns one file alone, or every file of the volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// The caller asked for something impossible.
-    Request,
-    /// This file can't be written; others may.
-    File,
-    /// No file can be written.
-    Volume,
-}
-
-/// Why a record is not in its file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The kind.
-    pub reason: Reason,
-    /// One line that says what couldn't be done, and why.
-    pub text: Arc<str>,
-    scope: Scope,
-}
-
-impl Failure {
-    /// A failure in words.
-    pub(super) fn new(reason: Reason, text: &str) -> Self {
-        let scope = match reason {
-            Reason::Path | Reason::Queue | Reason::Closing => Scope::Request,
-            Reason::Denied => Scope::File,
-            _ => Scope::Volume,
-        };
-        Self { reason, text: text.into(), scope }
-    }
-
-    /// What the system said when asked to `what`, as in `write to out.txt`.
-    pub(super) fn io(what: impl Display, error: &Error) -> Self {
-        let failure = Self::new(Reason::of(error), &format!("cannot {what}: {error}"));
-        // Not of the system, but found in the file.
-        if error.raw_os_error().is_none() { failure.of_file() } else { failure }
-    }
-
-    /// What the system said when asked to put `path` on disk: whatever it is, it
-    /// is no matter of that path.
-    pub(super) fn sync(path: impl Display, error: &Error) -> Self {
-        Self { scope: Scope::Volume, ..Self::io(format_args!("sync {path}"), error) }
-    }
-
-    /// What came of opening.
-    pub(super) fn open(what: impl Display, error: &OpenError) -> Self {
-        match error {
-            OpenError::Refused(rule) => Self::new(Reason::Path, rule),
-            OpenError::Io(error) => Self::io(what, error),
-            OpenError::Partial(error) => Self::io(format_args!("{what} and repair its end"), error),
-            OpenError::Busy => {
-                let text = "it ends in a partial record of another process that owns it";
-                Self::new(Reason::Denied, &format!("cannot {what}: {text}"))
-            }
-        }
-    }
-
-    /// The same failure, of one file alone.
-    pub(super) fn of_file(self) -> Self {
-        Self { scope: Scope::File, ..self }
-    }
-
-    pub(super) fn scope(&self) -> Scope {
-        self.scope
+/// What an error means. Anything unknown is taken for the device's.
+fn reason(error: &Error) -> Reason {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => Reason::Full,
+        Some(Errno::ROFS) => Reason::ReadOnly,
+        Some(Errno::NOENT | Errno::STALE | Errno::NOTCONN) => Reason::Gone,
+        Some(Errno::MFILE | Errno::NFILE) => Reason::Descriptors,
+        Some(
+            // Of its owner, mode or attributes.
+            Errno::ACCESS | Errno::PERM
+            // Of its name: some file systems take fewer names than others.
+            | Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ
+            // Of what else is there.
+            | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::MLINK | Errno::TXTBSY
+            // Of its size.
+            | Errno::FBIG,
+        ) => Reason::Denied,
+        _ if error.kind() == ErrorKind::PermissionDenied => Reason::Denied,
+        _ => Reason::Io,
     }
 }
 
@@ -178,12 +78,12 @@ mod tests {
             (Errno::IO, Reason::Io, Scope::Volume),
             (Errno::NXIO, Reason::Io, Scope::Volume),
         ] {
-            let failure = Failure::io("open a.txt", &errno.into());
-            assert_eq!((failure.reason, failure.scope()), (reason, scope), "{errno}");
-            assert_eq!(Failure::sync("a.txt", &errno.into()).scope(), Scope::Volume);
+            let failure = io("open a.txt", &errno.into());
+            assert_eq!((failure.reason, failure.scope), (reason, scope), "{errno}");
+            assert_eq!(sync("a.txt", &errno.into()).scope, Scope::Volume);
         }
         for kind in [ErrorKind::PermissionDenied, ErrorKind::WriteZero, ErrorKind::Other] {
-            assert_eq!(Failure::io("repair a.txt", &kind.into()).scope(), Scope::File, "{kind}");
+            assert_eq!(io("repair a.txt", &kind.into()).scope, Scope::File, "{kind}");
         }
     }
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::Fsync;
 use super::counters::Counters;
-use super::failure::{Failure, Reason, Scope};
+use super::failure;
 use super::queue::{Batch, Destination};
+use crate::refusal::{Reason, Refusal, Scope};
 use crate::volume::log_file::{Appended, LogFile};
 use crate::volume::retention::Retention;
 use crate::volume::usage::{Room, Usage};
@@ -26,13 +27,13 @@ const TRIAL_BYTES: u64 = 4096;
 pub(super) struct NotWritten {
     /// How many of its requests are.
     pub(super) whole: usize,
-    pub(super) failure: Failure,
+    pub(super) failure: Refusal,
     /// Whether it was that the file could not be opened, repaired or rotated.
     pub(super) is_unopened: bool,
 }
 
-impl From<Failure> for NotWritten {
-    fn from(failure: Failure) -> Self {
+impl From<Refusal> for NotWritten {
+    fn from(failure: Refusal) -> Self {
         Self { whole: 0, failure, is_unopened: false }
     }
 }
@@ -57,7 +58,7 @@ pub(super) struct Files {
     unread: Vec<FilePath>,
     usage: Usage,
     /// Files with acknowledged records that could not be put on disk.
-    lost: Vec<Failure>,
+    lost: Vec<Refusal>,
     /// The volume, once a file was let go of that is not on disk.
     unsynced: Option<File>,
 }
@@ -69,13 +70,13 @@ impl Files {
     }
 
     /// Why a file that is there can't be opened, if so.
-    pub(super) fn open_error(&self, to: &Destination) -> Option<Failure> {
+    pub(super) fn open_error(&self, to: &Destination) -> Option<Refusal> {
         let there = std::fs::symlink_metadata(self.volume.full_path(&to.path));
         if there.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return None;
         }
         let error = self.volume.open_append(&to.path).err()?;
-        Some(Failure::open(format_args!("open {}", to.path), &error))
+        Some(failure::open(format_args!("open {}", to.path), &error))
     }
 
     /// Whether any open file takes reports.
@@ -89,7 +90,7 @@ impl Files {
     }
 
     /// The files that could not be put on disk since this was last asked.
-    pub(super) fn take_lost(&mut self) -> Vec<Failure> {
+    pub(super) fn take_lost(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.lost)
     }
 
@@ -109,14 +110,14 @@ impl Files {
                 self.sync_last()?;
             }
             let Err(error) = appended.outcome else { return Ok(()) };
-            let failure = Failure::io(format_args!("write to {}", batch.to.path), &error);
+            let failure = failure::io(format_args!("write to {}", batch.to.path), &error);
             if let Some(open) = self.open.back_mut() {
-                open.is_failing = failure.scope() == Scope::File;
+                open.is_failing = failure.scope == Scope::File;
             }
             return Err(NotWritten { whole: appended.whole, failure, is_unopened: false });
         }
         let text = format!("{} is deleted while it is written", batch.to.path);
-        Err(Failure::new(Reason::Gone, &text).of_file().into())
+        Err(Refusal::new(Reason::Gone, text).of_file().into())
     }
 
     /// Appends a batch to the most recently used file; `None` if that was deleted
@@ -138,9 +139,9 @@ impl Files {
 
     /// Puts the most recently used file on disk, or lets go of it: a later success
     /// would say nothing of what was written before.
-    fn sync_last(&mut self) -> Result<(), Failure> {
+    fn sync_last(&mut self) -> Result<(), Refusal> {
         let Some(OpenFile { path, file, .. }) = self.open.back_mut() else { return Ok(()) };
-        let synced = file.sync().map_err(|error| Failure::sync(path, &error));
+        let synced = file.sync().map_err(|error| failure::sync(path, &error));
         if synced.is_err() {
             self.open.pop_back();
         }
@@ -151,7 +152,7 @@ impl Files {
     /// it if it isn't open or its path leads elsewhere by now, rotates it if that
     /// is due. Neither before a partial record is off its end: nobody would look
     /// for it there again.
-    pub(super) fn select(&mut self, to: &Destination, more: u64) -> Result<(), Failure> {
+    pub(super) fn select(&mut self, to: &Destination, more: u64) -> Result<(), Refusal> {
         let mut file = match self.take_open(&to.path)? {
             Some(file) => file,
             None => self.open_file(to)?,
@@ -170,7 +171,7 @@ impl Files {
 
     /// Takes a file out of those that are open, if it is fit to be appended to and
     /// its path still leads to it.
-    fn take_open(&mut self, path: &FilePath) -> Result<Option<LogFile>, Failure> {
+    fn take_open(&mut self, path: &FilePath) -> Result<Option<LogFile>, Refusal> {
         let Some(at) = self.open.iter().position(|open| open.path == *path) else { return Ok(None) };
         let Some(mut open) = self.open.remove(at) else { return Ok(None) };
         match prepare(&mut open.file, path, &self.volume) {
@@ -180,14 +181,14 @@ impl Files {
                 Ok(None)
             }
             Err(failure) => {
-                open.is_failing = failure.scope() == Scope::File;
+                open.is_failing = failure.scope == Scope::File;
                 self.open.push_back(open);
                 Err(failure)
             }
         }
     }
 
-    fn open_file(&mut self, to: &Destination) -> Result<LogFile, Failure> {
+    fn open_file(&mut self, to: &Destination) -> Result<LogFile, Refusal> {
         let mut opened = LogFile::open(&self.volume, &to.path);
         // Descriptors held for files that nobody writes to just now.
         while matches!(&opened, Err(error) if error.is_out_of_descriptors()) && !self.open.is_empty() {
@@ -195,7 +196,7 @@ impl Files {
             opened = LogFile::open(&self.volume, &to.path);
         }
         let mut file = opened.map_err(|error| {
-            let failure = Failure::open(format_args!("open {}", to.path), &error);
+            let failure = failure::open(format_args!("open {}", to.path), &error);
             self.scoped(failure)
         })?;
         self.usage.add(file.dirs_grown);
@@ -205,13 +206,13 @@ impl Files {
             // At each opening: who made it, or a part of its path, may not have.
             self.volume
                 .sync_dir_of(&to.path)
-                .map_err(|error| Failure::sync(format_args!("the directory of {}", to.path), &error))?;
+                .map_err(|error| failure::sync(format_args!("the directory of {}", to.path), &error))?;
         }
         Ok(file)
     }
 
     /// A file that has disappeared is no matter of a volume that is still there.
-    fn scoped(&self, failure: Failure) -> Failure {
+    fn scoped(&self, failure: Refusal) -> Refusal {
         let is_file_alone = failure.reason == Reason::Gone && self.volume.dir().is_dir();
         if is_file_alone { failure.of_file() } else { failure }
     }
@@ -231,7 +232,7 @@ impl Files {
 
     /// Renames a file out of the way and opens its successor. A file that can't be
     /// rotated is kept: one that grows too large beats a report that is lost.
-    fn rotate(&mut self, to: &Destination, mut file: LogFile) -> Result<LogFile, Failure> {
+    fn rotate(&mut self, to: &Destination, mut file: LogFile) -> Result<LogFile, Refusal> {
         match self.retention.rotate(&self.volume, &to.path) {
             Ok(deleted) => {
                 self.counters.deleted(deleted);
@@ -242,7 +243,7 @@ impl Files {
                 if !file.stuck {
                     file.stuck = true;
                     let what = format_args!("rotate {}", to.path);
-                    log::warn!("{}", Failure::open(what, &error).text);
+                    log::warn!("{}", failure::open(what, &error).text);
                 }
                 Ok(file)
             }
@@ -273,7 +274,7 @@ impl Files {
             }
         }
         if let Err(error) = file.sync() {
-            self.lost.push(Failure::sync(path, &error));
+            self.lost.push(failure::sync(path, &error));
         }
     }
 
@@ -283,7 +284,7 @@ impl Files {
         let Self { open, lost, .. } = self;
         open.retain_mut(|OpenFile { path, file, .. }| {
             let synced = if file.dirty { file.sync() } else { Ok(()) };
-            lost.extend(synced.as_ref().err().map(|error| Failure::sync(path, error)));
+            lost.extend(synced.as_ref().err().map(|error| failure::sync(path, error)));
             synced.is_ok()
         });
         self.counters.files_open(self.open.len());
@@ -294,7 +295,7 @@ impl Files {
         if let Some(volume) = self.unsynced.take()
             && let Err(errno) = rustix::fs::syncfs(&volume)
         {
-            self.lost.push(Failure::sync("the volume", &errno.into()));
+            self.lost.push(failure::sync("the volume", &errno.into()));
         }
         self.sync();
         if self.fsync != Fsync::Never {
@@ -306,12 +307,12 @@ impl Files {
                 && let Err(error) = self.volume.sync_dir_of(path)
             {
                 let what = format_args!("the directory of {path}");
-                self.lost.push(Failure::sync(what, &error));
+                self.lost.push(failure::sync(what, &error));
             }
         }
     }
 
-    fn make_room(&mut self, more: u64) -> Result<(), Failure> {
+    fn make_room(&mut self, more: u64) -> Result<(), Refusal> {
         let Some(limit) = self.retention.max_volume_bytes else { return Ok(()) };
         let room = self.usage.make_room(&self.volume, limit, more);
         let (Room::Made(deleted) | Room::None(deleted)) = room;
@@ -320,7 +321,7 @@ impl Files {
             return Ok(());
         }
         let text = format!("the volume holds its --max-volume-bytes of {limit}, and nothing can be deleted");
-        Err(Failure::new(Reason::Limit, &text))
+        Err(Refusal::new(Reason::Limit, text))
     }
 
     /// Whether the volume takes a block of bytes. Lets go of deleted files first,
@@ -334,9 +335,9 @@ impl Files {
 }
 
 /// Makes an open file fit to be appended to; says whether `path` still leads to it.
-fn prepare(file: &mut LogFile, path: &FilePath, volume: &Volume) -> Result<bool, Failure> {
+fn prepare(file: &mut LogFile, path: &FilePath, volume: &Volume) -> Result<bool, Refusal> {
     let cut = file.cut_back();
-    cut.map_err(|error| Failure::io(format_args!("cut a partial record off {path}"), &error))?;
+    cut.map_err(|error| failure::io(format_args!("cut a partial record off {path}"), &error))?;
     // Before its name is looked at: then nobody else rotates it behind us.
     file.try_own();
     let is_there = file.len_at(volume).is_some();
@@ -346,13 +347,14 @@ fn prepare(file: &mut LogFile, path: &FilePath, volume: &Volume) -> Result<bool,
     Ok(is_there)
 }
 
-fn ready(file: &mut LogFile, path: &FilePath) -> Result<(), Failure> {
-    file.ready().map_err(|error| Failure::open(format_args!("write to {path}"), &error))
+fn ready(file: &mut LogFile, path: &FilePath) -> Result<(), Refusal> {
+    file.ready().map_err(|error| failure::open(format_args!("write to {path}"), &error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusal::{Reason, Refusal, Scope};
     use crate::render::Format;
 
     fn files(name: &str, fsync: Fsync) -> (Files, Volume) {
@@ -386,9 +388,9 @@ mod tests {
     #[test]
     fn a_file_that_disappears_is_no_matter_of_the_volume_unless_that_is_gone_too() {
         let (files, volume) = files("gone", Fsync::Never);
-        let gone = || Failure::new(Reason::Gone, "");
-        assert_eq!(files.scoped(gone()).scope(), Scope::File);
+        let gone = || Refusal::new(Reason::Gone, "");
+        assert_eq!(files.scoped(gone()).scope, Scope::File);
         std::fs::remove_dir_all(volume.dir()).unwrap();
-        assert_eq!(files.scoped(gone()).scope(), Scope::Volume);
+        assert_eq!(files.scoped(gone()).scope, Scope::Volume);
     }
 }

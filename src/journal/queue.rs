@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::failure::{Failure, Reason};
 use super::{Tally, Unfinished};
 use crate::metrics::Counter;
+use crate::refusal::{Reason, Refusal};
 use crate::render::Format;
 use crate::volume::FilePath;
 
@@ -26,7 +26,7 @@ use crate::volume::FilePath;
 const BATCH: usize = 512 * 1024;
 
 /// What became of a request.
-pub(super) type Outcome = Result<(), Failure>;
+pub(super) type Outcome = Result<(), Refusal>;
 
 /// A file, and what records in it look like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) whole: usize,
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<Refusal>,
 }
 
 /// What the writer does.
@@ -214,7 +214,7 @@ impl Queue {
             return false;
         }
         state.progress = Progress::Stalled;
-        let failure = Failure::new(Reason::Stalled, "the volume has stalled; the report may be written yet");
+        let failure = Refusal::new(Reason::Stalled, "the volume has stalled; the report may be written yet");
         let State { writing, waiters, answers, .. } = &mut *state;
         for waiter in writing.iter_mut().chain(waiters).flatten() {
             if let Waiter::Caller(caller, _) = waiter {
@@ -379,7 +379,7 @@ mod tests {
         let mut outcomes: Vec<_> = (0..4).map(|_| add(&queue, "a", &counter)).collect();
         let batches = round(&queue);
         assert_eq!(batches[0].ends, [10, 20, 30, 40]);
-        let failure = Some(Failure::new(Reason::Full, "full"));
+        let failure = Some(Refusal::new(Reason::Full, "full"));
         queue.finish(batches, &[Written { whole: 3, failure }], false);
         assert!(!answer(&queue).is_accepting);
         let told = outcomes.iter_mut().map(|outcome| outcome.try_recv().unwrap().is_ok());
@@ -417,7 +417,7 @@ mod tests {
         drop(add(&queue, "a", &counter));
         let waiter = Waiter::Nobody(Arc::clone(&errors));
         queue.add(&file("b"), waiter, |_| Ok::<_, ()>(())).unwrap();
-        let failure = Some(Failure::new(Reason::Full, "full"));
+        let failure = Some(Refusal::new(Reason::Full, "full"));
         queue.finish(round(&queue), &[WRITTEN, Written { whole: 0, failure }], true);
         assert_eq!((counter.get(), errors.get()), (2, 1));
     }

@@ -10,9 +10,9 @@ use std::time::Instant;
 use super::Fsync;
 use super::condition::{Condition, Retry};
 use super::counters::Counters;
-use super::failure::Scope;
 use super::files::{Files, NotWritten};
 use super::queue::{Batch, Destination, Queue, Work, Written};
+use crate::refusal::Scope;
 
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -37,7 +37,7 @@ impl Writer {
         default: &Destination,
     ) -> Self {
         let mut condition = Condition::new();
-        if let Some(failure) = files.open_error(default).filter(|failure| failure.scope() == Scope::File) {
+        if let Some(failure) = files.open_error(default).filter(|failure| failure.scope == Scope::File) {
             condition.refused_at_start(&failure, default.clone(), Instant::now());
         }
         queue.done(condition.is_accepting());

@@ -1,13 +1,14 @@
 //! JSON Lines: what was recorded, what is hostile, and what must hold for any
 //! instance.
 
-use mygrpcadapter::frontends::mixer::report::{Refusal, Report};
+use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates;
 use mygrpcadapter::pb::istio::policy::v1beta1::{
     IpAddress, StringMap, TimeStamp, Value, value::Value as Kind,
 };
 use mygrpcadapter::pb::metric::{HandleMetricRequest, InstanceMsg};
 use mygrpcadapter::pb::mygrpcadapter::config::v1::{Params, params::Format as Asked};
+use mygrpcadapter::refusal::Refusal;
 use mygrpcadapter::render::Format;
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -242,9 +242,8 @@ async fn files_grow_old_across_restarts_and_however_many_are_open() {
     let scratch = Scratch::new();
     let (volume, notes) = (scratch.dir("volume"), scratch.path().join("notes"));
     let names: Vec<String> = (0..40).map(|at| format!("f{at}.txt")).collect();
-    let rotated = |number: u32| {
-        names.iter().filter(|name| volume.join(format!("{name}.{number:06}")).exists()).count()
-    };
+    let rotated =
+        |number: u32| names.iter().filter(|name| volume.join(format!("{name}.{number:06}")).exists()).count();
     // No life is as long as the age.
     for _ in 0..3 {
         report_to_all(&[], &volume, &names).await;
@@ -252,7 +251,9 @@ async fn files_grow_old_across_restarts_and_however_many_are_open() {
     }
     assert_eq!(rotated(1), names.len());
     // The time of birth is unknown, that of the last rotation is not.
-    let Some(wrapper) = refusing("statx", "inject=statx:error=EPERM", notes.to_str().unwrap()) else { return };
+    let Some(wrapper) = refusing("statx", "inject=statx:error=EPERM", notes.to_str().unwrap()) else {
+        return;
+    };
     tokio::time::sleep(Duration::from_secs(1)).await;
     report_to_all(&wrapper, &volume, &names).await;
     assert_eq!(rotated(2), names.len());

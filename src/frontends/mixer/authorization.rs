@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::config::{self, Config};
-use super::report::{Cause, Refusal, render_one};
+use super::report::render_one;
 use super::templates::{AUTHORIZATION, SUBJECT_PROPERTIES, VERDICT};
 use super::{Mixer, walk};
 use crate::pb::google::protobuf::{Any as Detail, Duration};
@@ -17,6 +17,7 @@ use crate::pb::istio::policy::v1beta1::DirectHttpResponse;
 use crate::pb::mygrpcadapter::config::v1::{Denied, Params};
 use crate::policy::{Outcome, Token, Verdict};
 use crate::record::{Record, Value};
+use crate::refusal::{Reason, Refusal};
 
 const PERMISSION_DENIED: i32 = 7;
 const UNAUTHORIZED: u32 = 401;
@@ -56,7 +57,7 @@ impl Mixer {
         // The instance, in as many parts as it came in.
         let mut parts = Vec::new();
         let any = config::in_request(message, |part| parts.push(part))?;
-        let config = config::read(any).map_err(Refusal::Config)?;
+        let config = config::read(any)?;
         let instance = parts.concat();
         let mut record = Record::default();
         walk::instance(&mut record, &AUTHORIZATION, &instance)?;
@@ -68,7 +69,7 @@ impl Mixer {
             Ok(()) => record.lookup(SUBJECT_PROPERTIES, property.as_bytes()),
             // Whoever wrote these params meant something else: nobody gets in.
             Err(_) => {
-                self.counters.refused(Cause::Config);
+                self.counters.refused(Reason::Config);
                 Value::Absent
             }
         };
@@ -114,7 +115,7 @@ impl Mixer {
         });
         if !is_taken {
             errors.add(1);
-            self.counters.refused(Cause::Audit);
+            self.counters.refused(Reason::Audit);
         }
     }
 }
@@ -128,7 +129,7 @@ pub fn token(value: Value) -> Token {
 }
 
 /// What is wrong with the params of an authorization handler, if anything.
-pub(super) fn check(config: &Config) -> Result<(), String> {
+pub(super) fn check(config: &Config) -> Result<(), Refusal> {
     match config {
         Config::Own(params) => params.denied.as_ref().map_or(Ok(()), |denied| denial_code(denied).map(drop)),
         Config::Foreign(_) => Ok(()),
@@ -137,11 +138,14 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
 
 /// The HTTP status that the denied are sent: an error, or a client would take
 /// the denial for an answer.
-fn denial_code(denied: &Denied) -> Result<u32, String> {
+fn denial_code(denied: &Denied) -> Result<u32, Refusal> {
     match denied.code {
         0 => Ok(UNAUTHORIZED),
         400..=599 => Ok(denied.code),
-        code => Err(format!("denied.code: {code} is not an HTTP error; use 400 to 599")),
+        code => {
+            let text = format!("denied.code: {code} is not an HTTP error; use 400 to 599");
+            Err(Refusal::new(Reason::Config, text))
+        }
     }
 }
 

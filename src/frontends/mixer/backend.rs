@@ -7,6 +7,7 @@ use crate::pb::google::rpc::Status;
 use crate::pb::istio::mixer::adapter::model::v1beta1::{
     CloseSessionResponse, CreateSessionResponse, ValidateRequest, ValidateResponse,
 };
+use crate::refusal::{Reason, Refusal};
 use crate::volume::Volume;
 
 const OK: i32 = 0;
@@ -21,17 +22,21 @@ pub fn validate(request: &ValidateRequest, volume: Option<&Volume>) -> ValidateR
     let config = config::read(any.unwrap_or_default());
     let status = match config.and_then(|config| check(&config, volume)) {
         Ok(()) => status(OK, String::new()),
-        Err(reason) => status(INVALID_ARGUMENT, reason),
+        Err(refusal) => status(INVALID_ARGUMENT, refusal.text.to_string()),
     };
     ValidateResponse { status: Some(status) }
 }
 
-fn check(config: &Config, volume: Option<&Volume>) -> Result<(), String> {
+fn check(config: &Config, volume: Option<&Volume>) -> Result<(), Refusal> {
     authorization::check(config)?;
     match (config.file_path(), volume) {
         (b"", _) => Ok(()),
-        (_, None) => Err(String::from("file_path: there is no volume to write to: --volume none")),
-        (path, Some(volume)) => volume.resolve(path).map(drop),
+        (_, None) => {
+            Err(Refusal::new(Reason::NoVolume, "file_path: there is no volume to write to: --volume none"))
+        }
+        (path, Some(volume)) => {
+            volume.resolve(path).map(drop).map_err(|rule| Refusal::new(Reason::Config, rule))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use prost::Message;
 use super::wire::{Malformed, Reader, WireType};
 use crate::pb::mygrpcadapter::config::v1::{Params, params};
 use crate::quoted::quoted;
+use crate::refusal::{Reason, Refusal};
 use crate::render::Format;
 
 /// The package and name of our own params.
@@ -99,7 +100,7 @@ impl Config<'_> {
 
 /// Reads `adapter_config`. None at all, or one without a value, is a handler
 /// without params and gets the defaults.
-pub fn read<'a>(any: Any<'a>) -> Result<Config<'a>, String> {
+pub fn read<'a>(any: Any<'a>) -> Result<Config<'a>, Refusal> {
     if any.value.is_empty() {
         return Ok(Config::Foreign(&[]));
     }
@@ -109,17 +110,17 @@ pub fn read<'a>(any: Any<'a>) -> Result<Config<'a>, String> {
         return Ok(Config::Own(Box::new(params)));
     }
     if name.rsplit(|byte| *byte == b'.').next() != Some(b"Params") {
-        return Err(format!(
-            "adapter_config: type {} is not a Params message; check the adapter resource",
-            quoted(name)
-        ));
+        let name = quoted(name);
+        let text = format!("adapter_config: type {name} is not a Params message; check the adapter resource");
+        return Err(Refusal::new(Reason::Config, text));
     }
     let first = first_field(any.value).map_err(|error| undecodable(name, &error))?;
     Ok(Config::Foreign(first))
 }
 
-fn undecodable(name: &[u8], error: &dyn std::fmt::Display) -> String {
-    format!("adapter_config: cannot decode {}: {error}; check the handler's params", quoted(name))
+fn undecodable(name: &[u8], error: &dyn std::fmt::Display) -> Refusal {
+    let text = format!("adapter_config: cannot decode {}: {error}; check the handler's params", quoted(name));
+    Refusal::new(Reason::Config, text)
 }
 
 /// Field 1 of a message, as bytes.
@@ -183,7 +184,7 @@ mod tests {
             ("x/mygrpcadapter.config.v1.Params", b"\x0a\x01\xff", "cannot decode"),
         ] {
             let refusal = read(any(name, value)).unwrap_err();
-            assert!(refusal.contains(reason), "{name}: {refusal}");
+            assert!(refusal.text.contains(reason), "{name}: {refusal:?}");
         }
     }
 }

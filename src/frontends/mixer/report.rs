@@ -3,15 +3,13 @@
 use bytes::Bytes;
 
 use super::config::{self, Config};
-use super::templates::VARIABLES;
-use super::wire::Malformed;
-use super::{Mixer, walk};
-use crate::grpc::budget::{Late, Patience};
-use crate::grpc::messages::Message;
+use super::{Mixer, latency, walk};
 use crate::histogram::Observations;
-use crate::journal::{Failure, Reason, Tally};
+use crate::journal::Tally;
 use crate::memory;
+use crate::message::{Late, Message, Patience};
 use crate::record::Record;
+use crate::refusal::{Reason, Refusal};
 use crate::render::{Format, Style};
 use crate::template::Template;
 
@@ -22,86 +20,14 @@ pub const MAX_RENDERED: usize = 8 * 1024 * 1024;
 /// What is kept of a buffer that a request was too large for.
 const KEPT: usize = 512 * 1024;
 
-/// Why a request is not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It isn't a request of this template.
-    Malformed(Malformed),
-    /// Its config is wrong; the text says how.
-    Config(String),
-    /// It needs a volume, and there is none.
-    NoVolume,
-    /// It has too many instances.
-    Instances,
-    /// It becomes too many bytes.
-    Rendered,
-    /// The queue was full for too long.
-    Queue(Failure),
-    /// It could not be written.
-    NotWritten(Failure),
-    /// Its caller waits no longer.
-    Deadline,
-}
-
-/// A refusal's label in the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// See [`Refusal::Malformed`].
-    Malformed,
-    /// See [`Refusal::Config`].
-    Config,
-    /// See [`Refusal::NoVolume`].
-    NoVolume,
-    /// See [`Refusal::Instances`].
-    Instances,
-    /// See [`Refusal::Rendered`].
-    Rendered,
-    /// See [`Refusal::Queue`].
-    Queue,
-    /// See [`Refusal::Deadline`].
-    Deadline,
-    /// A record of a verdict that found no room.
-    Audit,
-}
-
-impl Cause {
-    /// All of them with their labels, in the order of the counters.
-    pub const ALL: [&str; 8] =
-        ["malformed", "config", "no_volume", "instances", "rendered", "queue", "deadline", "audit"];
-}
-
-impl Refusal {
-    /// What it is counted under; what could not be written is counted by the
-    /// journal.
-    pub fn cause(&self) -> Option<Cause> {
-        match self {
-            Self::Malformed(_) => Some(Cause::Malformed),
-            Self::Config(_) => Some(Cause::Config),
-            Self::NoVolume => Some(Cause::NoVolume),
-            Self::Instances => Some(Cause::Instances),
-            Self::Rendered => Some(Cause::Rendered),
-            Self::Queue(_) => Some(Cause::Queue),
-            Self::NotWritten(_) => None,
-            Self::Deadline => Some(Cause::Deadline),
-        }
-    }
-}
-
 /// Refuses what nobody waits for any more.
 fn in_time(patience: &Patience) -> Result<(), Refusal> {
-    if patience.is_over() { Err(Refusal::Deadline) } else { Ok(()) }
+    if patience.is_over() { Err(Refusal::late()) } else { Ok(()) }
 }
 
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
-        if failure.reason == Reason::Queue { Self::Queue(failure) } else { Self::NotWritten(failure) }
-    }
-}
-
-impl From<Malformed> for Refusal {
-    fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed)
-    }
+fn too_long() -> Refusal {
+    let text = format!("the request becomes more than {MAX_RENDERED} bytes; send fewer instances");
+    Refusal::new(Reason::Rendered, text)
 }
 
 /// A request of the report family, with its config read and its instances not
@@ -121,9 +47,10 @@ impl<'a> Report<'a> {
         let mut instances = 0_usize;
         let any = config::in_request(message, |_| instances += 1)?;
         if instances > MAX_INSTANCES {
-            return Err(Refusal::Instances);
+            let text = format!("more than {MAX_INSTANCES} instances in one request; send fewer");
+            return Err(Refusal::new(Reason::Instances, text));
         }
-        Ok(Self { message, config: config::read(any).map_err(Refusal::Config)?, instances })
+        Ok(Self { message, config: config::read(any)?, instances })
     }
 
     /// Appends all its instances to `out`: the walkthrough's text, or lines of
@@ -162,7 +89,7 @@ impl<'a> Report<'a> {
             out.shrink_to(KEPT);
             memory::give_back();
         }
-        Err(whole.map_or_else(Refusal::Malformed, |_| Refusal::Rendered))
+        Err(whole.map_or_else(Refusal::from, |_| too_long()))
     }
 
     /// Reads all its instances, and renders none.
@@ -189,6 +116,10 @@ fn make_room(bytes: usize, limit: usize, out: &mut Vec<u8>) -> bool {
     true
 }
 
+fn no_volume() -> Refusal {
+    Refusal::new(Reason::NoVolume, "there is no volume to write to: --volume none")
+}
+
 /// Appends one record as a request of its own.
 pub fn render_one(
     template: &Template,
@@ -202,28 +133,28 @@ pub fn render_one(
     style.head(template, file_path, out);
     style.instance(template, record, out);
     style.tail(out);
-    if out.len() - start > MAX_RENDERED { Err(Refusal::Rendered) } else { Ok(()) }
+    if out.len() - start > MAX_RENDERED { Err(too_long()) } else { Ok(()) }
 }
 
 impl Mixer {
     /// Appends a report to its file and waits until it is written; log entries are
     /// added to the histogram, too. An empty message is the whole answer.
-    pub(super) async fn report(
+    pub(super) async fn report<H>(
         &self,
         template: &Template,
         observed: bool,
-        mut message: Message,
+        mut message: Message<H>,
     ) -> Result<Bytes, Refusal> {
         if self.journal.as_ref().is_some_and(|journal| !journal.has_room(message.bytes.len())) {
             message.detach();
         }
         let patience = message.patience;
         let report = Report::read(&message.bytes)?;
-        let tally = Tally { counter: self.counters.instances(template), count: report.instances as u64 };
+        let tally = Tally { counter: self.instances.of(template), count: report.instances as u64 };
         let mut observations = Observations::default();
         let note = |record: &Record, observations: &mut Observations| {
             if observed {
-                self.histogram.note(record, VARIABLES, observations);
+                latency::note(record, &self.histogram, observations);
             }
         };
         let path = report.config.file_path();
@@ -235,8 +166,8 @@ impl Mixer {
             tally.counter.add(tally.count);
             return Ok(Bytes::new());
         }
-        let journal = self.journal.as_ref().ok_or(Refusal::NoVolume)?;
-        let to = journal.destination(path, report.config.format()).map_err(Refusal::Config)?;
+        let journal = self.journal.as_ref().ok_or_else(no_volume)?;
+        let to = journal.destination(path, report.config.format())?;
         let mut waiting = patience;
         let render = |out: &mut Vec<u8>| {
             in_time(&patience)?;
@@ -245,8 +176,8 @@ impl Mixer {
             Ok::<_, Refusal>(())
         };
         let room = waiting.wait(journal.room(message.bytes.len())).await.map_err(|late| match late {
-            Late::Queue => journal.no_room().into(),
-            Late::Caller => Refusal::Deadline,
+            Late::Queue => journal.no_room(),
+            Late::Caller => Refusal::late(),
         })??;
         let pending = journal.append(room, &to, tally, render)?;
         // Rendered, it needs nothing of the bounds any more.

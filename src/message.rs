@@ -1,0 +1,86 @@
+//! A message as a front end gets it: bytes, and how long they may wait.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+/// A message. `H` is what it holds of the server's bounds, given back when it is
+/// dropped.
+#[derive(Debug)]
+pub struct Message<H> {
+    /// The message as it came.
+    pub bytes: Bytes,
+    /// How long it may still wait for room.
+    pub patience: Patience,
+    /// What it holds of the bounds.
+    pub held: H,
+}
+
+impl<H> Message<H> {
+    /// Lets go of the buffer that others' messages came in, too. Larger ones are
+    /// in one of their own.
+    pub fn detach(&mut self) {
+        if self.bytes.len() < 16 * 1024 {
+            self.bytes = Bytes::copy_from_slice(&self.bytes);
+        }
+    }
+}
+
+/// How long a request may still wait for room, wherever it has to.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    left: Duration,
+    /// When the caller stops waiting.
+    deadline: Option<Instant>,
+}
+
+/// Who would wait no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// The queue was full for too long.
+    Queue,
+    /// The caller.
+    Caller,
+}
+
+impl Patience {
+    /// For a request that comes now, may wait for `left`, and whose caller waits
+    /// for `timeout` if it says so.
+    pub fn new(left: Duration, timeout: Option<Duration>) -> Self {
+        Self { left, deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)) }
+    }
+
+    /// Whether the caller has given up.
+    pub fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Waits for something, and notes how long that took.
+    pub async fn wait<T>(&mut self, room: impl Future<Output = T>) -> Result<T, Late> {
+        let start = Instant::now();
+        let until = start.checked_add(self.left).into_iter().chain(self.deadline).min();
+        let waited = match until {
+            Some(until) => tokio::time::timeout_at(until.into(), room).await,
+            None => Ok(room.await),
+        };
+        self.left = self.left.saturating_sub(start.elapsed());
+        waited.map_err(|_| if self.is_over() { Late::Caller } else { Late::Queue })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_waits_for_the_timeout_once_wherever_it_waits() {
+        let mut patience = Patience { left: Duration::from_millis(20), deadline: None };
+        assert_eq!(patience.wait(async { 1 }).await, Ok(1));
+        assert_eq!(patience.wait(std::future::pending::<()>()).await, Err(Late::Queue));
+        assert_eq!(patience.left, Duration::ZERO);
+        let deadline = Some(Instant::now());
+        let mut patience = Patience { left: Duration::from_secs(3600), deadline };
+        assert_eq!(patience.wait(std::future::pending::<()>()).await, Err(Late::Caller));
+    }
+}

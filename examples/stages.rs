@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 
 use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates;
-use mygrpcadapter::frontends::mixer::walk;
 use mygrpcadapter::journal::{self, Destination, Fsync, Journal, Pending, Tally};
 use mygrpcadapter::metrics::Counter;
 use mygrpcadapter::render::Format;
@@ -32,6 +31,7 @@ use mygrpcadapter::template::Template;
 use mygrpcadapter::volume::log_file::LogFile;
 use mygrpcadapter::volume::retention::Retention;
 use mygrpcadapter::volume::{FilePath, Volume};
+use records::protobuf::walk;
 use tokio::runtime::Runtime;
 
 /// That of the program.

@@ -5,7 +5,6 @@ use std::io;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use crate::admin::{self, Sources};
@@ -76,8 +75,16 @@ impl fmt::Display for StartError {
 struct Bound {
     listener: TcpListener,
     admin: Option<TcpListener>,
-    mixer: Arc<Mixer>,
+    core: Core,
     signals: Signals,
+}
+
+/// What front ends work on.
+#[derive(Debug)]
+struct Core {
+    journal: Option<Arc<Journal>>,
+    histogram: Arc<Histogram>,
+    policy: Arc<Policy>,
 }
 
 /// Runs the adapter until a signal ends it.
@@ -115,10 +122,8 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         max_series: args.max_series as usize,
         keep_query: args.keep_query,
     }));
-    let (counters, instances, sessions) = (Arc::default(), Arc::default(), AtomicU64::new(0));
-    let policy = Arc::new(Policy::new(keys));
-    let mixer = Arc::new(Mixer { journal, histogram, policy, counters, instances, sessions });
-    Ok(Bound { listener, admin, mixer, signals })
+    let core = Core { journal, histogram, policy: Arc::new(Policy::new(keys)) };
+    Ok(Bound { listener, admin, core, signals })
 }
 
 fn open_journal(args: &Args) -> Result<Journal, StartError> {
@@ -162,20 +167,17 @@ fn settings(args: &Args, default_file: FilePath) -> journal::Settings {
 }
 
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
-    let Bound { listener, admin, mixer, mut signals } = bound;
+    let Bound { listener, admin, core, mut signals } = bound;
     let health = Health::new(&SERVICES);
     let budget = Arc::new(Budget::new(args.queue_timeout));
     let loads = Arc::clone(&budget);
     tokio::spawn(async move { loads.give_back_after_loads().await });
     say_where(&listener, admin.as_ref());
-    start_delivering(&mixer, &health);
-    let calls = Arc::new(Calls::new(&SERVICES));
-    let counters = Arc::clone(&mixer.counters);
-    let services =
-        Arc::new(Services { mixer: Arc::clone(&mixer), counters, health: health.clone(), calls, budget });
+    start_delivering(core.journal.clone(), &health);
+    let services = Arc::new(services(&core, health.clone(), budget));
     let open = Arc::new(Connections::default());
     if let Some(admin) = admin {
-        let (registry, health) = (registry(&services, &open), health.clone());
+        let (registry, health) = (registry(&core, &services, &open), health.clone());
         tokio::spawn(admin::serve(admin, Sources { registry, health }));
     }
     let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
@@ -197,13 +199,19 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
         }
         code = shutdown::drain(&mut signals, &health, args.drain_delay) => return ExitCode::from(code),
     }
-    finish(&mixer, args.drain_timeout)
+    finish(core.journal.as_deref(), args.drain_timeout)
+}
+
+fn services(core: &Core, health: Health, budget: Arc<Budget>) -> Services {
+    let Core { journal, histogram, policy } = core;
+    let counters = Arc::default();
+    let mixer = Mixer::new(journal.clone(), Arc::clone(histogram), Arc::clone(policy), Arc::clone(&counters));
+    Services { mixer, counters, health, calls: Arc::new(Calls::new(&SERVICES)), budget }
 }
 
 /// Everything that has numbers to show, in the order of the page.
-fn registry(services: &Services, open: &Arc<Connections>) -> Registry {
-    let mixer = &services.mixer;
-    let journal: Arc<dyn Export> = match &mixer.journal {
+fn registry(core: &Core, services: &Services, open: &Arc<Connections>) -> Registry {
+    let journal: Arc<dyn Export> = match &core.journal {
         Some(journal) => Arc::clone(journal) as _,
         None => Arc::new(journal::Counters::default()),
     };
@@ -211,22 +219,19 @@ fn registry(services: &Services, open: &Arc<Connections>) -> Registry {
     registry.add(Arc::clone(&services.calls) as _);
     registry.add(Arc::clone(&services.budget) as _);
     registry.add(Arc::clone(open) as _);
-    registry.add(Arc::clone(&mixer.instances) as _);
+    registry.add(services.mixer.instances());
     registry.add(Arc::clone(&services.counters) as _);
     registry.add(journal);
     registry.add(Arc::new(services.health.clone()));
     registry.add(Arc::new(Process::starting()));
-    registry.add(Arc::clone(&mixer.histogram) as _);
+    registry.add(Arc::clone(&core.histogram) as _);
     registry
 }
 
-fn start_delivering(mixer: &Arc<Mixer>, health: &Health) {
-    let (mixer, health) = (Arc::clone(mixer), health.clone());
-    tokio::spawn(async move {
-        if let Some(journal) = &mixer.journal {
-            journal.deliver(|is_accepting| health.set_reports(is_accepting)).await;
-        }
-    });
+fn start_delivering(journal: Option<Arc<Journal>>, health: &Health) {
+    let Some(journal) = journal else { return };
+    let health = health.clone();
+    tokio::spawn(async move { journal.deliver(|is_accepting| health.set_reports(is_accepting)).await });
 }
 
 fn say_where(listener: &TcpListener, admin: Option<&TcpListener>) {
@@ -242,9 +247,9 @@ fn say_where(listener: &TcpListener, admin: Option<&TcpListener>) {
 }
 
 /// Writes what is queued and puts it on disk.
-fn finish(mixer: &Mixer, drain_timeout: Duration) -> ExitCode {
+fn finish(journal: Option<&Journal>, drain_timeout: Duration) -> ExitCode {
     let deadline = Instant::now() + drain_timeout.max(Duration::from_millis(500));
-    let left = mixer.journal.as_ref().map_or_else(Unfinished::default, |journal| journal.close(deadline));
+    let left = journal.map_or_else(Unfinished::default, |journal| journal.close(deadline));
     if left.bytes > 0 {
         log::error!("the volume did not take what was queued, unacknowledged bytes={}", left.bytes);
     }

@@ -3,6 +3,7 @@
 //!
 //! | module | what flows there |
 //! |---|---|
+//! | [`routes`] | a path to the handler of its method |
 //! | [`messages`] | a body to its messages, each with what it holds of the budget |
 //! | [`budget`] | how many requests and bytes may be here at once |
 //! | [`connection`] | what the calls of a connection and its socket share |
@@ -16,6 +17,7 @@ pub mod connection;
 pub mod health;
 pub mod messages;
 pub mod reply;
+pub mod routes;
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -26,118 +28,24 @@ use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 
-use self::budget::{Budget, MAX_MESSAGE, timeout};
+use self::budget::{Budget, timeout};
 use self::calls::Calls;
 use self::connection::Connection;
 use self::health::Health;
 use self::messages::Messages;
 use self::reply::Reply;
+use self::routes::{Handler, route};
+pub use self::routes::{SERVICES, Service};
 use crate::frontends::counters::Counters;
-use crate::frontends::mixer::{Method, Mixer, templates};
+use crate::frontends::mixer::Mixer;
 use crate::message::Patience;
 use crate::refusal::{Reason, Refusal};
-
-/// The largest request of the health service.
-const MAX_HEALTH_MESSAGE: usize = 4 * 1024;
-
-/// A service that is served.
-#[derive(Clone, Copy, Debug)]
-pub struct Service {
-    /// Its full name.
-    pub name: &'static str,
-    /// Whether it is of no use without the volume.
-    pub needs_volume: bool,
-    /// Its methods: name and handler.
-    pub methods: &'static [(&'static str, Handler)],
-}
-
-/// What answers the calls of a method.
-#[derive(Clone, Copy, Debug)]
-pub enum Handler {
-    /// The health service, once.
-    Check,
-    /// The health service, at each change.
-    Watch,
-    /// Mixer's front end.
-    Mixer(Method),
-}
-
-impl Handler {
-    fn max_message(self) -> usize {
-        match self {
-            Self::Check | Self::Watch => MAX_HEALTH_MESSAGE,
-            Self::Mixer(_) => MAX_MESSAGE,
-        }
-    }
-}
-
-/// The routes. Health, and the numbers of calls, have an entry for each service.
-pub const SERVICES: [Service; 9] = [
-    Service {
-        name: "metric.HandleMetricService",
-        needs_volume: true,
-        methods: &[("HandleMetric", Handler::Mixer(Method::Report(&templates::METRIC)))],
-    },
-    Service {
-        name: "logentry.HandleLogEntryService",
-        needs_volume: true,
-        methods: &[("HandleLogEntry", Handler::Mixer(Method::LogEntry))],
-    },
-    Service {
-        name: "authorization.HandleAuthorizationService",
-        needs_volume: false,
-        methods: &[("HandleAuthorization", Handler::Mixer(Method::Authorize))],
-    },
-    Service {
-        name: "tracespan.HandleTraceSpanService",
-        needs_volume: true,
-        methods: &[("HandleTraceSpan", Handler::Mixer(Method::Report(&templates::TRACESPAN)))],
-    },
-    Service {
-        name: "edge.HandleEdgeService",
-        needs_volume: true,
-        methods: &[("HandleEdge", Handler::Mixer(Method::Report(&templates::EDGE)))],
-    },
-    Service {
-        name: "reportnothing.HandleReportNothingService",
-        needs_volume: true,
-        methods: &[("HandleReportNothing", Handler::Mixer(Method::Report(&templates::REPORTNOTHING)))],
-    },
-    Service {
-        name: "checknothing.HandleCheckNothingService",
-        needs_volume: false,
-        methods: &[("HandleCheckNothing", Handler::Mixer(Method::CheckNothing))],
-    },
-    Service {
-        name: "istio.mixer.adapter.model.v1beta1.InfrastructureBackend",
-        needs_volume: false,
-        methods: &[
-            ("Validate", Handler::Mixer(Method::Validate)),
-            ("CreateSession", Handler::Mixer(Method::CreateSession)),
-            ("CloseSession", Handler::Mixer(Method::CloseSession)),
-        ],
-    },
-    Service {
-        name: "grpc.health.v1.Health",
-        needs_volume: false,
-        methods: &[("Check", Handler::Check), ("Watch", Handler::Watch)],
-    },
-];
-
-/// The handler of the method at a path, and the index of its service in
-/// [`SERVICES`].
-fn route(path: &str) -> Option<(usize, Handler)> {
-    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-    let at = SERVICES.iter().position(|known| known.name == service)?;
-    let (_, handler) = SERVICES[at].methods.iter().find(|(name, _)| *name == method)?;
-    Some((at, *handler))
-}
 
 /// What is served, on every connection.
 #[derive(Debug)]
 pub struct Services {
     /// Mixer's front end.
-    pub mixer: Arc<Mixer>,
+    pub mixer: Mixer,
     /// What front ends count.
     pub counters: Arc<Counters>,
     /// The health service.
@@ -276,17 +184,6 @@ fn refused(status: Status) -> Response<Reply> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_route_is_found_and_no_other() {
-        for (at, service) in SERVICES.iter().enumerate() {
-            for (method, _) in service.methods {
-                assert_eq!(route(&format!("/{}/{method}", service.name)).map(|found| found.0), Some(at));
-            }
-            assert!(route(&format!("/{}/", service.name)).is_none());
-            assert!(route(&format!("/{}", service.name)).is_none());
-        }
-    }
 
     #[test]
     fn only_grpc_with_protobuf_is_grpc() {

@@ -40,7 +40,8 @@ use tokio::time::Sleep;
 
 pub use self::counters::Counters;
 use self::files::Files;
-pub use self::queue::Destination;
+pub use self::files::Fsync;
+pub use self::queue::{Destination, Tally, Unfinished};
 use self::queue::{Outcome, Progress, Queue, Update, Waiter};
 use self::writer::Writer;
 use crate::metrics::{Counter, Export, Page};
@@ -52,17 +53,6 @@ use crate::volume::{FilePath, Volume};
 /// Limit on the encoded bytes of requests whose outcome isn't known: two rounds,
 /// one being written and one being filled.
 const ROOM: u32 = 256 * 1024;
-
-/// When what was acknowledged is on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fsync {
-    /// When the system gets to it, and at the end.
-    Never,
-    /// At the latest so long after it was acknowledged.
-    Interval(Duration),
-    /// Before it is acknowledged.
-    Always,
-}
 
 /// What operators choose for all handlers.
 #[derive(Clone, Debug)]
@@ -79,15 +69,6 @@ pub struct Settings {
     pub capacity: usize,
     /// How long the writer may be at one thing before the volume counts as stalled.
     pub stall: Duration,
-}
-
-/// What is counted when a request is written, whether its caller waits or not.
-#[derive(Clone, Debug)]
-pub struct Tally {
-    /// The counter, as that of the instances of a template.
-    pub counter: Arc<Counter>,
-    /// What is added to it.
-    pub count: u64,
 }
 
 /// Room in the queue for one request.
@@ -108,15 +89,6 @@ impl Pending<'_> {
     pub async fn written(self) -> Result<(), Refusal> {
         self.outcome.await.unwrap_or_else(|_| Err(closing()))
     }
-}
-
-/// What a journal that is closed has not done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unfinished {
-    /// Bytes that were not written in time; nobody was told that they were.
-    pub bytes: usize,
-    /// Files that could not be put on disk, or not in time.
-    pub files: usize,
 }
 
 /// Appends records to the files of a volume.

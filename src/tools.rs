@@ -4,15 +4,16 @@
 //! the server runs beside them.
 
 pub mod cat;
+mod output;
 pub mod probe;
 pub mod tail;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::quoted::one_line;
+use self::output::{Stop, say};
 use crate::shutdown::until_signal;
 
 /// Which program the command line asks for.
@@ -65,51 +66,6 @@ impl Tool {
                 say(name, &stop.to_string());
                 ExitCode::from(if matches!(stop, Stop::Usage(_)) { 64 } else { 1 })
             }
-        }
-    }
-}
-
-/// Prints one line on stderr.
-fn say(name: &str, text: &str) {
-    let _ = writeln!(io::stderr(), "{name}: {}", one_line(text));
-}
-
-/// Why a tool ends before it is done.
-#[derive(Debug)]
-pub enum Stop {
-    /// The words make no sense.
-    Usage(String),
-    /// It did what it could, and this is what it couldn't.
-    Failed(String),
-    /// Its output can't be written.
-    Output(io::Error),
-}
-
-impl std::fmt::Display for Stop {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Usage(text) | Self::Failed(text) => f.write_str(text),
-            Self::Output(error) => write!(f, "cannot write: {error}"),
-        }
-    }
-}
-
-/// Copies all that is left of `from`; `name` is for the error.
-fn copy(from: &mut impl io::Read, out: &mut impl Write, name: &Path) -> Result<u64, Stop> {
-    let mut block = vec![0; 64 * 1024];
-    let mut copied = 0;
-    loop {
-        match from.read(&mut block) {
-            Ok(0) => {
-                out.flush().map_err(Stop::Output)?;
-                return Ok(copied);
-            }
-            Ok(count) => {
-                out.write_all(&block[..count]).map_err(Stop::Output)?;
-                copied += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Stop::Failed(format!("{}: {error}", name.display()))),
         }
     }
 }

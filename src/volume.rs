@@ -6,20 +6,23 @@
 //! on old kernels and behind old seccomp profiles.
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use self::dir::{AS_DIR, GUARDED, make_dir, make_file, open_existing, regular, step, sync_dir};
+pub use self::path::FilePath;
+use self::path::{beneath, parts};
 use crate::quoted::quoted;
 
+mod dir;
 pub mod log_file;
+mod path;
 pub mod repair;
 pub mod retention;
 pub mod rotated;
@@ -37,15 +40,6 @@ const OWN: &[u8] = b".mygrpcadapter.";
 const TRIAL: &str = ".mygrpcadapter.trial";
 /// How many names the trial tries, should one be taken by what it can't delete.
 const TRIALS: u32 = 4;
-/// What files and directories are made with, whatever the umask says: another
-/// process that shares only our group must be able to go on with them.
-const FILE_MODE: u32 = 0o664;
-const DIR_MODE: u32 = 0o775;
-const AS_DIR: OFlags = OFlags::DIRECTORY.union(OFlags::PATH).union(OFlags::CLOEXEC);
-/// What opening a name in the volume never does: follow a link, wait for the other
-/// end of a FIFO, take a terminal.
-const GUARDED: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
-
 /// The directory beneath which files are written.
 #[derive(Clone, Debug)]
 pub struct Volume {
@@ -53,33 +47,6 @@ pub struct Volume {
     /// The directory as the operator wrote it, made absolute.
     given: PathBuf,
     hostname: Vec<u8>,
-}
-
-/// A path beneath the volume: relative, without `.`, `..` or empty parts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FilePath(Vec<u8>);
-
-impl FilePath {
-    /// The path, relative to the volume.
-    pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
-    }
-
-    /// The directories above the file, and its own name.
-    fn split(&self) -> (&[u8], &[u8]) {
-        match self.0.iter().rposition(|byte| *byte == b'/') {
-            Some(at) => (&self.0[..at], &self.0[at + 1..]),
-            None => (&[], &self.0),
-        }
-    }
-}
-
-/// As it is shown in logs and errors: on one line, every byte that isn't printable
-/// ASCII escaped. Whoever sends a path can't write a line of its own by it.
-impl fmt::Display for FilePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.escape_ascii().fmt(f)
-    }
 }
 
 /// A file that was opened to append to.
@@ -228,7 +195,7 @@ impl Volume {
             dir = match opened {
                 Err(Errno::NOTDIR | Errno::LOOP) => {
                     let rule = "goes through a symbolic link or a file; name real directories";
-                    return Err(file.refused(rule));
+                    return Err(refused(file, rule));
                 }
                 other => other?,
             };
@@ -255,7 +222,7 @@ impl Volume {
             // Looked at before it is opened: opening a device or a FIFO may do things.
             let opened = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => {
-                    regular(stat.st_mode).map_err(|rule| file.refused(rule))?;
+                    regular(stat.st_mode).map_err(|rule| refused(file, rule))?;
                     open_existing(dir.as_fd(), name).map(|fd| (fd, false))
                 }
                 Err(Errno::NOENT) => make_file(dir.as_fd(), name).map(|(fd, more)| {
@@ -268,7 +235,7 @@ impl Volume {
                 Err(Errno::NOENT | Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
                 Ok((fd, made)) => {
-                    regular(rustix::fs::fstat(&fd)?.st_mode).map_err(|rule| file.refused(rule))?;
+                    regular(rustix::fs::fstat(&fd)?.st_mode).map_err(|rule| refused(file, rule))?;
                     return Ok(Opened { file: fd.into(), made, grown });
                 }
             }
@@ -311,127 +278,8 @@ impl Volume {
     }
 }
 
-/// Opens a directory in another, following no link.
-fn step(dir: BorrowedFd, part: &[u8]) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(dir, part, AS_DIR | OFlags::NOFOLLOW, Mode::empty())
-}
-
-/// Makes a directory, unless another process does so first. Returns the bytes that
-/// this has taken.
-fn make_dir(above: BorrowedFd, name: &[u8]) -> rustix::io::Result<u64> {
-    let before = allocated(above);
-    match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(DIR_MODE)) {
-        Err(Errno::EXIST) => return Ok(0),
-        other => other?,
-    }
-    let as_dir = GUARDED | OFlags::RDONLY | OFlags::DIRECTORY;
-    let Ok(dir) = rustix::fs::openat(above, name, as_dir, Mode::empty()) else { return Ok(0) };
-    permit(dir.as_fd(), DIR_MODE);
-    Ok(allocated(dir.as_fd()) + allocated(above).saturating_sub(before))
-}
-
-fn open_existing(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let open = |access| rustix::fs::openat(dir, name, access | OFlags::APPEND | GUARDED, Mode::empty());
-    match open(OFlags::RDWR) {
-        // Ours to write but not to read: then it can't be repaired.
-        Err(Errno::ACCESS) => open(OFlags::WRONLY),
-        other => other,
-    }
-}
-
-/// Makes a file that wasn't there. Returns it and the bytes that its directory has
-/// grown by.
-fn make_file(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<(OwnedFd, u64)> {
-    let before = allocated(dir);
-    let fresh = GUARDED | OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
-    let file = rustix::fs::openat(dir, name, fresh, Mode::from_raw_mode(FILE_MODE))?;
-    permit(file.as_fd(), FILE_MODE);
-    Ok((file, allocated(dir).saturating_sub(before)))
-}
-
-/// Gives what was just made its permissions, whatever the umask took from them. The
-/// bits that a directory passes on stay. Where the file system has no permissions,
-/// it does without.
-fn permit(made: BorrowedFd, mode: u32) {
-    let Ok(stat) = rustix::fs::fstat(made) else { return };
-    let wanted = (stat.st_mode & 0o7000) | mode;
-    if stat.st_mode & 0o7777 != wanted {
-        let _ = rustix::fs::fchmod(made, Mode::from_raw_mode(wanted));
-    }
-}
-
-/// The bytes that a file or directory takes on its file system.
-fn allocated(file: impl AsFd) -> u64 {
-    rustix::fs::fstat(file).map_or(0, |stat| blocks(&stat))
-}
-
-fn blocks(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_blocks).unwrap_or_default() * 512
-}
-
-/// Device and inode: what a file is, whatever its name.
-fn identity(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
-}
-
-/// Opens a directory once more, to be read or synced: what [`step`] opens is only
-/// good to go on from.
-fn reopen(dir: BorrowedFd) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(dir, ".", GUARDED | OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-}
-
-fn sync_dir(dir: BorrowedFd) -> rustix::io::Result<()> {
-    rustix::fs::fsync(reopen(dir)?)
-}
-
-impl FilePath {
-    fn refused(&self, rule: &str) -> OpenError {
-        OpenError::Refused(format!("file_path {}: {rule}", quoted(&self.0)))
-    }
-}
-
-fn regular(mode: rustix::fs::RawMode) -> Result<(), &'static str> {
-    match FileType::from_raw_mode(mode) {
-        FileType::RegularFile => Ok(()),
-        FileType::Directory => Err("is a directory; name a file in it"),
-        FileType::Symlink => Err("is a symbolic link; name a real file"),
-        FileType::Fifo => Err("is a FIFO; name a regular file"),
-        FileType::CharacterDevice | FileType::BlockDevice => Err("is a device; name a regular file"),
-        _ => Err("is not a regular file"),
-    }
-}
-
-/// What follows `dir` in `path`, both read without empty parts and `.`.
-fn beneath<'a>(path: &'a [u8], dir: &[u8]) -> Option<&'a [u8]> {
-    let mut rest = path;
-    for wanted in parts(dir) {
-        let (part, after) = split(rest)?;
-        if part != wanted {
-            return None;
-        }
-        rest = after;
-    }
-    Some(rest)
-}
-
-/// The first part of a path, and what comes after it.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut rest = path;
-    loop {
-        let end = rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
-        let (part, after) = (&rest[..end], rest.get(end + 1..).unwrap_or_default());
-        if !matches!(part, b"" | b".") {
-            return Some((part, after));
-        }
-        if end == rest.len() {
-            return None;
-        }
-        rest = after;
-    }
-}
-
-fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
+fn refused(file: &FilePath, rule: &str) -> OpenError {
+    OpenError::Refused(format!("file_path {}: {rule}", quoted(&file.0)))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use mygrpcadapter::frontends::mixer::Mixer;
@@ -57,18 +56,17 @@ impl Server {
         };
         let journal = Journal::start(volume, settings).expect("a writer");
         let settings = histogram::Settings { buckets: vec![0.1, 1.0], max_series: 100, keep_query: false };
-        let mixer = Arc::new(Mixer {
-            journal: Some(Arc::new(journal)),
-            histogram: Arc::new(Histogram::new(settings)),
-            policy: Arc::new(Policy::new(None)),
-            counters: Arc::default(),
-            instances: Arc::default(),
-            sessions: AtomicU64::new(0),
-        });
+        let (journal, counters) = (Arc::new(journal), Arc::default());
+        let mixer = Mixer::new(
+            Some(Arc::clone(&journal)),
+            Arc::new(Histogram::new(settings)),
+            Arc::new(Policy::new(None)),
+            Arc::clone(&counters),
+        );
         let health = Health::new(&SERVICES);
         let services = Arc::new(Services {
-            mixer: Arc::clone(&mixer),
-            counters: Arc::clone(&mixer.counters),
+            mixer,
+            counters,
             calls: Arc::new(Calls::new(&SERVICES)),
             health: health.clone(),
             budget: Arc::new(Budget::new(patience)),
@@ -77,9 +75,7 @@ impl Server {
         let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
         let states = health.states();
         runtime.spawn(async move {
-            if let Some(journal) = &mixer.journal {
-                journal.deliver(|is_accepting| health.set_reports(is_accepting)).await;
-            }
+            journal.deliver(|is_accepting| health.set_reports(is_accepting)).await;
         });
         runtime.spawn(async move {
             serve(listener, dispatcher, limits, states).await.expect("a server that serves")

@@ -4,7 +4,6 @@
 use mygrpcadapter::frontends::mixer::authorization::token;
 use mygrpcadapter::frontends::mixer::report::render_one;
 use mygrpcadapter::frontends::mixer::templates::{AUTHORIZATION, SUBJECT_PROPERTIES, VERDICT};
-use mygrpcadapter::frontends::mixer::walk;
 use mygrpcadapter::pb::authorization::InstanceMsg;
 use mygrpcadapter::pb::istio::policy::v1beta1::value::Value as Kind;
 use mygrpcadapter::policy::{self, Rules, Verdict};
@@ -12,6 +11,7 @@ use mygrpcadapter::record::{Record, Value};
 use mygrpcadapter::render::Format;
 use mygrpcadapter_fuzz::json;
 use prost::Message;
+use records::protobuf::walk;
 
 const PROPERTY: &str = "custom_token_header";
 const KEYS: [&[u8]; 3] = [b"abc", b"", b"a longer key"];

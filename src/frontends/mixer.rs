@@ -10,15 +10,15 @@ pub mod latency;
 pub mod report;
 pub mod templates;
 
-pub use records::protobuf::{walk, wire};
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use prost::Message as _;
 
+use self::authorization::Authorizer;
 use self::instances::Instances;
+use self::report::Reports;
 use super::counters::Counters;
 use crate::histogram::Histogram;
 use crate::journal::Journal;
@@ -47,31 +47,40 @@ pub enum Method {
     CloseSession,
 }
 
-/// What requests need to be answered.
+/// Answers requests.
 #[derive(Debug)]
 pub struct Mixer {
-    /// Where records go, unless there is no volume.
-    pub journal: Option<Arc<Journal>>,
-    /// What log entries are added to.
-    pub histogram: Arc<Histogram>,
-    /// Rules for all handlers, beside their own keys.
-    pub policy: Arc<Policy>,
-    /// What all front ends count.
-    pub counters: Arc<Counters>,
-    /// Instances by template.
-    pub instances: Arc<Instances>,
+    reports: Reports,
+    authorizer: Authorizer,
     /// How many sessions were created.
-    pub sessions: AtomicU64,
+    sessions: AtomicU64,
 }
 
 impl Mixer {
+    /// Appends to `journal`, unless there is no volume; adds log entries to
+    /// `histogram`; judges by `policy`, and by the keys of each handler.
+    pub fn new(
+        journal: Option<Arc<Journal>>,
+        histogram: Arc<Histogram>,
+        policy: Arc<Policy>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let reports = Reports { journal: journal.clone(), histogram, instances: Arc::default() };
+        Self { reports, authorizer: Authorizer { policy, journal, counters }, sessions: AtomicU64::new(0) }
+    }
+
+    /// What it counts beside what all front ends do.
+    pub fn instances(&self) -> Arc<Instances> {
+        Arc::clone(&self.reports.instances)
+    }
+
     /// Answers one request. Mixer's log tells of any refusal the same, that it
     /// can't connect; the text is for whoever calls by hand, and for Validate.
     pub async fn call<H>(&self, method: Method, message: Message<H>) -> Result<Bytes, Refusal> {
         match method {
-            Method::Report(template) => self.report(template, false, message).await,
-            Method::LogEntry => self.report(&templates::LOGENTRY, true, message).await,
-            Method::Authorize => self.authorize(&message.bytes),
+            Method::Report(template) => self.reports.take(template, false, message).await,
+            Method::LogEntry => self.reports.take(&templates::LOGENTRY, true, message).await,
+            Method::Authorize => self.authorizer.authorize(&message.bytes),
             Method::CheckNothing => Ok(authorization::allow(&authorization::Terms::default())),
             Method::Validate => self.validate(message.bytes),
             Method::CreateSession => {
@@ -85,9 +94,10 @@ impl Mixer {
     fn validate(&self, message: Bytes) -> Result<Bytes, Refusal> {
         let request = ValidateRequest::decode(message);
         let request = request.map_err(|error| Refusal::new(Reason::Malformed, error.to_string()))?;
-        let response = backend::validate(&request, self.journal.as_ref().map(|journal| journal.volume()));
+        let journal = self.reports.journal.as_ref();
+        let response = backend::validate(&request, journal.map(|journal| journal.volume()));
         if response.status.as_ref().is_some_and(|status| status.code != 0) {
-            self.counters.refused(Reason::Config);
+            self.authorizer.counters.refused(Reason::Config);
         }
         Ok(response.encode_to_vec().into())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::Code;
 
-use super::Service;
+use super::routes::Service;
 use crate::metrics::{Counter, Description, Export, Page};
 
 /// gRPC's status codes, by number.

@@ -9,8 +9,8 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 
-use super::Service;
 use super::reply::Replies;
+use super::routes::Service;
 use crate::metrics::{Export, Page};
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Fsync;
 use super::counters::Counters;
 use super::failure;
 use super::queue::{Batch, Destination};
@@ -14,6 +14,17 @@ use crate::volume::log_file::{Appended, LogFile};
 use crate::volume::retention::Retention;
 use crate::volume::usage::{Room, Usage};
 use crate::volume::{FilePath, Volume};
+
+/// When what was acknowledged is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// When the system gets to it, and at the end.
+    Never,
+    /// At the latest so long after it was acknowledged.
+    Interval(Duration),
+    /// Before it is acknowledged.
+    Always,
+}
 
 /// Files kept open; beyond it the least recently used is closed first.
 const MAX_OPEN: usize = 32;

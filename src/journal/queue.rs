@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Tally, Unfinished};
 use crate::metrics::Counter;
 use crate::refusal::{Reason, Refusal};
 use crate::render::Format;
@@ -40,6 +39,24 @@ impl Destination {
     pub fn format(&self) -> Format {
         self.format
     }
+}
+
+/// What is counted when a request is written, whether its caller waits or not.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// The counter, as that of the instances of a template.
+    pub counter: Arc<Counter>,
+    /// What is added to it.
+    pub count: u64,
+}
+
+/// What a journal that is closed has not done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Bytes that were not written in time; nobody was told that they were.
+    pub bytes: usize,
+    /// Files that could not be put on disk, or not in time.
+    pub files: usize,
 }
 
 /// Who waits for the outcome of a request.

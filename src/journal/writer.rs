@@ -7,10 +7,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Fsync;
 use super::condition::{Condition, Retry};
 use super::counters::Counters;
-use super::files::{Files, NotWritten};
+use super::files::{Files, Fsync, NotWritten};
 use super::queue::{Batch, Destination, Queue, Work, Written};
 use crate::refusal::Scope;
 

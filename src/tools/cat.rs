@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{Stop, copy};
+use super::output::{Stop, copy};
 
 /// Prints the files named by `words`. One that can't be read is named at the
 /// end; the others are printed all the same.

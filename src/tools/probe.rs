@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::Stop;
+use super::output::Stop;
 use crate::health::CHECK;
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};

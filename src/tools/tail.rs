@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Stop, copy, say};
+use super::output::{Stop, copy, say};
 
 const USAGE: &str = "usage: tail [-n [+]LINES] [-c [+]BYTES] [-f|-F] FILE";
 /// How often `-f` looks for more.

@@ -17,8 +17,9 @@ use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, FlockOperation, StatxFlags};
 use rustix::io::Errno;
 
+use super::dir::{allocated, blocks, identity};
 use super::repair::{self, Repair};
-use super::{FilePath, OpenError, Volume, allocated, blocks, identity, rotated};
+use super::{FilePath, OpenError, Volume, rotated};
 
 /// How often, and how long apart, to look at an end that another process may be
 /// writing just now.

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::log_file::LogFile;
 use super::rotated::{self, MAX_NUMBER};
-use super::{FilePath, OpenError, Volume};
+use super::{FilePath, OpenError, Volume, refused};
 
 /// What an operator wants kept.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,7 +40,7 @@ impl Retention {
         let mut next = numbers.last().map_or(1, |last| last + 1);
         loop {
             if next > MAX_NUMBER {
-                return Err(path.refused("a rotated file has the last number there is; rename it"));
+                return Err(refused(path, "a rotated file has the last number there is; rename it"));
             }
             match rename_to_new(dir, name, &rotated::numbered(name, next)) {
                 Err(Errno::EXIST) => next += 1,

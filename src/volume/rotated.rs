@@ -12,7 +12,7 @@ use rustix::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{GUARDED, identity, reopen};
+use super::dir::{GUARDED, identity, reopen};
 use crate::render::grammar::AHEAD;
 use crate::render::is_ours;
 

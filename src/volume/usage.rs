@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
 
+use super::dir::{allocated, blocks, reopen};
+use super::path::parts;
 use super::rotated::{self, numbered};
-use super::{FilePath, Volume, allocated, blocks, parts, reopen};
+use super::{FilePath, Volume};
 
 /// How often to look at least, for other adapters write to the volume, too.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

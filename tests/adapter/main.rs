@@ -14,6 +14,7 @@
 
 mod support;
 
+mod architecture; // the order of modules
 mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params

@@ -5,7 +5,6 @@ pub mod reference;
 
 use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates::METRIC;
-use mygrpcadapter::frontends::mixer::wire::Malformed;
 use mygrpcadapter::pb::google::protobuf::{self, Any};
 use mygrpcadapter::pb::istio::policy::v1beta1::{
     DnsName, Duration, EmailAddress, IpAddress, StringMap, TimeStamp, Uri, Value, value::Value as Kind,
@@ -17,6 +16,7 @@ use proptest::collection::{hash_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
+use records::protobuf::wire::Malformed;
 
 use self::encode::Writer;
 use crate::support::message::{OWN, WALKTHROUGH, params};

@@ -5,17 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
+use records::protobuf::walk;
 
+use super::super::counters::Counters;
 use super::config::{self, Config};
 use super::report::render_one;
 use super::templates::{AUTHORIZATION, SUBJECT_PROPERTIES, VERDICT};
-use super::{Mixer, walk};
+use crate::journal::Journal;
 use crate::pb::google::protobuf::{Any as Detail, Duration};
 use crate::pb::google::rpc::Status;
 use crate::pb::istio::mixer::adapter::model::v1beta1::CheckResult;
 use crate::pb::istio::policy::v1beta1::DirectHttpResponse;
 use crate::pb::mygrpcadapter::config::v1::{Denied, Params};
-use crate::policy::{Outcome, Token, Verdict};
+use crate::policy::{Outcome, Policy, Token, Verdict};
 use crate::record::{Record, Value};
 use crate::refusal::{Reason, Refusal};
 
@@ -50,10 +52,21 @@ impl Terms {
     }
 }
 
-impl Mixer {
+/// Judges requests.
+#[derive(Debug)]
+pub struct Authorizer {
+    /// Rules for all handlers, beside their own keys.
+    pub policy: Arc<Policy>,
+    /// Where records of verdicts go, unless there is no volume.
+    pub journal: Option<Arc<Journal>>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+}
+
+impl Authorizer {
     /// Judges one request. A record of it goes to the handler's file, if it has
     /// one, and changes nothing of the verdict.
-    pub(super) fn authorize(&self, message: &[u8]) -> Result<Bytes, Refusal> {
+    pub fn authorize(&self, message: &[u8]) -> Result<Bytes, Refusal> {
         // The instance, in as many parts as it came in.
         let mut parts = Vec::new();
         let any = config::in_request(message, |part| parts.push(part))?;

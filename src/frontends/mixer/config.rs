@@ -6,11 +6,11 @@
 
 use prost::Message;
 
-use super::wire::{Malformed, Reader, WireType};
 use crate::pb::mygrpcadapter::config::v1::{Params, params};
 use crate::quoted::quoted;
 use crate::refusal::{Reason, Refusal};
 use crate::render::Format;
+use records::protobuf::wire::{Malformed, Reader, WireType};
 
 /// The package and name of our own params.
 pub const OWN_TYPE: &str = "mygrpcadapter.config.v1.Params";

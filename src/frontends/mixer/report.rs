@@ -1,11 +1,15 @@
 //! A report: its instances, rendered into the batch of its file.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use records::protobuf::walk;
 
 use super::config::{self, Config};
-use super::{Mixer, latency, walk};
-use crate::histogram::Observations;
-use crate::journal::Tally;
+use super::instances::Instances;
+use super::latency;
+use crate::histogram::{Histogram, Observations};
+use crate::journal::{Journal, Tally};
 use crate::memory;
 use crate::message::{Late, Message, Patience};
 use crate::record::Record;
@@ -136,10 +140,21 @@ pub fn render_one(
     if out.len() - start > MAX_RENDERED { Err(too_long()) } else { Ok(()) }
 }
 
-impl Mixer {
+/// Takes reports.
+#[derive(Debug)]
+pub struct Reports {
+    /// Where records go, unless there is no volume.
+    pub journal: Option<Arc<Journal>>,
+    /// What log entries are added to.
+    pub histogram: Arc<Histogram>,
+    /// Instances by template.
+    pub instances: Arc<Instances>,
+}
+
+impl Reports {
     /// Appends a report to its file and waits until it is written; log entries are
     /// added to the histogram, too. An empty message is the whole answer.
-    pub(super) async fn report<H>(
+    pub async fn take<H>(
         &self,
         template: &Template,
         observed: bool,

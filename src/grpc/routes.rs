@@ -1,0 +1,116 @@
+//! The routes: from the path of a request to the handler of its method.
+
+use super::budget::MAX_MESSAGE;
+use crate::frontends::mixer::{Method, templates};
+
+/// The largest request of the health service.
+const MAX_HEALTH_MESSAGE: usize = 4 * 1024;
+
+/// A service that is served.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// Its full name.
+    pub name: &'static str,
+    /// Whether it is of no use without the volume.
+    pub needs_volume: bool,
+    /// Its methods: name and handler.
+    pub methods: &'static [(&'static str, Handler)],
+}
+
+/// What answers the calls of a method.
+#[derive(Clone, Copy, Debug)]
+pub enum Handler {
+    /// The health service, once.
+    Check,
+    /// The health service, at each change.
+    Watch,
+    /// Mixer's front end.
+    Mixer(Method),
+}
+
+impl Handler {
+    pub(super) fn max_message(self) -> usize {
+        match self {
+            Self::Check | Self::Watch => MAX_HEALTH_MESSAGE,
+            Self::Mixer(_) => MAX_MESSAGE,
+        }
+    }
+}
+
+/// The routes. Health, and the numbers of calls, have an entry for each service.
+pub const SERVICES: [Service; 9] = [
+    Service {
+        name: "metric.HandleMetricService",
+        needs_volume: true,
+        methods: &[("HandleMetric", Handler::Mixer(Method::Report(&templates::METRIC)))],
+    },
+    Service {
+        name: "logentry.HandleLogEntryService",
+        needs_volume: true,
+        methods: &[("HandleLogEntry", Handler::Mixer(Method::LogEntry))],
+    },
+    Service {
+        name: "authorization.HandleAuthorizationService",
+        needs_volume: false,
+        methods: &[("HandleAuthorization", Handler::Mixer(Method::Authorize))],
+    },
+    Service {
+        name: "tracespan.HandleTraceSpanService",
+        needs_volume: true,
+        methods: &[("HandleTraceSpan", Handler::Mixer(Method::Report(&templates::TRACESPAN)))],
+    },
+    Service {
+        name: "edge.HandleEdgeService",
+        needs_volume: true,
+        methods: &[("HandleEdge", Handler::Mixer(Method::Report(&templates::EDGE)))],
+    },
+    Service {
+        name: "reportnothing.HandleReportNothingService",
+        needs_volume: true,
+        methods: &[("HandleReportNothing", Handler::Mixer(Method::Report(&templates::REPORTNOTHING)))],
+    },
+    Service {
+        name: "checknothing.HandleCheckNothingService",
+        needs_volume: false,
+        methods: &[("HandleCheckNothing", Handler::Mixer(Method::CheckNothing))],
+    },
+    Service {
+        name: "istio.mixer.adapter.model.v1beta1.InfrastructureBackend",
+        needs_volume: false,
+        methods: &[
+            ("Validate", Handler::Mixer(Method::Validate)),
+            ("CreateSession", Handler::Mixer(Method::CreateSession)),
+            ("CloseSession", Handler::Mixer(Method::CloseSession)),
+        ],
+    },
+    Service {
+        name: "grpc.health.v1.Health",
+        needs_volume: false,
+        methods: &[("Check", Handler::Check), ("Watch", Handler::Watch)],
+    },
+];
+
+/// The handler of the method at a path, and the index of its service in
+/// [`SERVICES`].
+pub(super) fn route(path: &str) -> Option<(usize, Handler)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let at = SERVICES.iter().position(|known| known.name == service)?;
+    let (_, handler) = SERVICES[at].methods.iter().find(|(name, _)| *name == method)?;
+    Some((at, *handler))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_found_and_no_other() {
+        for (at, service) in SERVICES.iter().enumerate() {
+            for (method, _) in service.methods {
+                assert_eq!(route(&format!("/{}/{method}", service.name)).map(|found| found.0), Some(at));
+            }
+            assert!(route(&format!("/{}/", service.name)).is_none());
+            assert!(route(&format!("/{}", service.name)).is_none());
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What every tool prints, and why one ends.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::quoted::one_line;
+
+/// Prints one line on stderr.
+pub(super) fn say(name: &str, text: &str) {
+    let _ = writeln!(io::stderr(), "{name}: {}", one_line(text));
+}
+
+/// Why a tool ends before it is done.
+#[derive(Debug)]
+pub enum Stop {
+    /// The words make no sense.
+    Usage(String),
+    /// It did what it could, and this is what it couldn't.
+    Failed(String),
+    /// Its output can't be written.
+    Output(io::Error),
+}
+
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Usage(text) | Self::Failed(text) => f.write_str(text),
+            Self::Output(error) => write!(f, "cannot write: {error}"),
+        }
+    }
+}
+
+/// Copies all that is left of `from`; `name` is for the error.
+pub(super) fn copy(from: &mut impl io::Read, out: &mut impl Write, name: &Path) -> Result<u64, Stop> {
+    let mut block = vec![0; 64 * 1024];
+    let mut copied = 0;
+    loop {
+        match from.read(&mut block) {
+            Ok(0) => {
+                out.flush().map_err(Stop::Output)?;
+                return Ok(copied);
+            }
+            Ok(count) => {
+                out.write_all(&block[..count]).map_err(Stop::Output)?;
+                copied += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Stop::Failed(format!("{}: {error}", name.display()))),
+        }
+    }
+}

@@ -37,8 +37,8 @@ impl Format {
     }
 }
 
-/// Whether a file that begins with these bytes, at least [`AHEAD`] of them or all,
-/// holds records of any format.
+/// Whether a file that begins with these bytes, at least [`grammar::AHEAD`] of them or
+/// all, holds records of any format.
 pub fn is_ours(start: &[u8]) -> bool {
     Format::ALL.iter().any(|format| (format.grammar().starts)(start) == Start::Certain)
 }

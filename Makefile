@@ -39,6 +39,12 @@ run: setup ## build and start on ./volume and PORT (8000); ARGS='--format json'
 	@mkdir -p '$(VOLUME)'
 	$(CARGO) run --release --locked --target $(TARGET) -- $(PORT) --volume '$(VOLUME)' $(ARGS)
 
+REPLAY    = $(OUT)/$(TARGET)/release/replay
+
+.PHONY: replay-binary
+replay-binary: setup
+	$(CARGO) build --release --locked --target $(TARGET) --package replay
+
 .PHONY: replay
 replay: setup ## send recorded requests of a Mixer to PORT (8000); ARGS=--help
 	$(CARGO) run --release --locked --target $(TARGET) --package replay -- \

@@ -78,13 +78,9 @@ image-name: ## print the image's name
 	@echo $(IMAGE)
 
 .PHONY: image-test
-image-test: ## what the image must do, on a container engine
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/test
+image-test: replay-binary ## what the image must do, on a container engine
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" REPLAY='$(REPLAY)' checks/image/test
 
 .PHONY: image-reproduce
 image-reproduce: ## build HEAD twice, in two directories; layer and digest must be the same
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/reproduce
-
-.PHONY: size
-size: build profiled ## sizes of binary, image and crates, against .ci/budget
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size '$(BINARY)' '$(PROFILED)/mygrpcadapter'

@@ -1,6 +1,5 @@
 """Checks manifests/. `checks/manifests/check` runs it with the packages it needs."""
 
-import base64
 import copy
 import filecmp
 import json
@@ -242,165 +241,6 @@ def stale_problems():
                 yield f"{file} is stale: run `make manifests`"
 
 
-def mutations():
-    """Ways to break a sound set of objects, and part of what must then be said."""
-    def edit(kind, *path, to=None, name=None, remove=False):
-        def change(documents):
-            at = next(d for d in only(documents, kind) if name in (None, d["metadata"]["name"]))
-            for step in path[:-1]:
-                at = at[step]
-            if remove:
-                del at[path[-1]]
-            else:
-                at[path[-1]] = to
-        return change
-
-    pod = ("spec", "template", "spec")
-    box = (*pod, "containers", 0)
-    handler = ("spec", "connection")
-    labels, notes = (("spec", "template", "metadata", key) for key in ("labels", "annotations"))
-    return {
-        "an unknown field": (
-            "'imagePolicy' was unexpected", edit("Deployment", *box, "imagePolicy", to="Always")),
-        "a field too young for 1.16": (
-            "'seccompProfile' was unexpected",
-            edit("Deployment", *pod, "securityContext", "seccompProfile", to={"type": "RuntimeDefault"})),
-        "a kind too old for today": (
-            "does not exist in", edit("NetworkPolicy", "apiVersion", to="extensions/v1beta1")),
-        "a number in place of text": (
-            "is not of type 'string'", edit("Deployment", *box, "args", 0, to=8000)),
-        "a kind with a capital": ("lower case", edit("handler", "kind", to="Handler")),
-        "a snake_case key": (
-            "attribute_bindings is not known", edit("instance", "spec", "attribute_bindings", to={})),
-        "an unknown key of the connection": (
-            "adress is not known", edit("handler", *handler, "adress", to="x:1")),
-        "a handler without its adapter": ("no adapter other", edit("handler", "spec", "adapter", to="other")),
-        "an unknown param": ("params.path: no such field", edit("handler", "spec", "params", "path", to="x")),
-        "an unknown format": ("XML is none of", edit("handler", "spec", "params", "format", to="XML")),
-        "an address without a Service": (
-            "no Service for", edit("handler", *handler, "address", to="nobody:8000")),
-        "an address with the wrong port": (
-            "is no gRPC port", edit("handler", *handler, "address", to="mygrpcadapter:8001")),
-        "an address of the metrics": (
-            "is no gRPC port", edit("handler", *handler, "address", to="mygrpcadapter:9145")),
-        "a file on no volume": (
-            "is on no volume", edit("handler", "spec", "params", "file_path", to="/tmp/out.txt")),
-        "a rule without its handler": (
-            "no handler h2", edit("rule", "spec", "actions", 0, "handler", to="h2.istio-system")),
-        "a rule without its instance": (
-            "no instance i2metric", edit("rule", "spec", "actions", 0, "instances", to=["i2metric"])),
-        "an unknown attribute in a match": (
-            "request.verb is not in", edit("rule", "spec", "match", to='request.verb == "GET"')),
-        "an instance without its template": (
-            "no template metrics", edit("instance", "spec", "template", to="metrics")),
-        "an unknown field of the instance": (
-            "params.values: no such field", edit("instance", "spec", "params", "values", to="1")),
-        "an instance that names itself": (
-            "params.name: no such field", edit("instance", "spec", "params", "name", to="x")),
-        "an unknown attribute": (
-            "request.length is not in", edit("instance", "spec", "params", "value", to="request.length | 0")),
-        "a bare number": (
-            "quote it", edit("instance", "spec", "params", "dimensions", "response_code", to=200)),
-        "an instance without params": (
-            "spec.params is missing", edit("instance", "spec", "params", to={}, remove=True)),
-        "an adapter with a template too many": (
-            "lists edge", edit("adapter", "spec", "templates", to=["metric", "edge"])),
-        "an adapter without the template": (
-            "takes no metric", edit("adapter", "spec", "templates", to=["edge"])),
-        "a Service that selects nothing": (
-            "selects no pod", edit("Service", "spec", "selector", to={"app": "other"})),
-        "a Service port without a target": (
-            "no container port http", edit("Service", "spec", "ports", 0, "targetPort", to="http")),
-        "a Service port without its protocol": (
-            "should start with grpc-", edit("Service", "spec", "ports", 0, "name", to="mixer")),
-        "a Deployment that selects nothing": (
-            "does not select its own pods", edit("Deployment", *labels, "app", to="other")),
-        "a probe without its port": (
-            "no container port health", edit("Deployment", *box, "livenessProbe", "httpGet", "port", to="health")),
-        "a scrape of another port": (
-            "is not the metrics port", edit("Deployment", *notes, "prometheus.io/port", to="9090")),
-        "a mount without its volume": ("differ", edit("Deployment", *pod, "volumes", 0, "name", to="other")),
-        "a claim that isn't there": (
-            "no PersistentVolumeClaim x", edit("Deployment", *pod, "volumes", 0, to={
-                "name": "transient-storage", "persistentVolumeClaim": {"claimName": "x"}})),
-        "a volume smaller than its files": (
-            "in the wrong order", edit("Deployment", *pod, "volumes", 0, "emptyDir", "sizeLimit", to="64Mi")),
-        "a host path": (
-            "not restricted", edit("Deployment", *pod, "volumes", 0, to={
-                "name": "transient-storage", "hostPath": {"path": "/"}})),
-        "an account that isn't there": (
-            "no ServiceAccount other", edit("Deployment", *pod, "serviceAccountName", to="other")),
-        "a token": ("the account's token", edit("ServiceAccount", "automountServiceAccountToken", to=True)),
-        "a priority that isn't there": (
-            "no PriorityClass other", edit("Deployment", *pod, "priorityClassName", to="other")),
-        "a sidecar": (
-            "label sidecar.istio.io/inject is None",
-            edit("Deployment", *labels, "sidecar.istio.io/inject", remove=True)),
-        "root": ("runAsUser is 0", edit("Deployment", *pod, "securityContext", "runAsUser", to=0)),
-        "a grace period that ends with the drain": (
-            "stopping may take 20s", edit("Deployment", *pod, "terminationGracePeriodSeconds", to=15)),
-        "a headless name behind a short drain": (
-            "resolves a headless name only every 30s", edit("Service", "spec", "clusterIP", to="None")),
-        "a readiness that doesn't see the volume": (
-            "only reports are served", edit("Deployment", *box, "readinessProbe", "httpGet", "path", to="/readyz")),
-        "a readiness by another service": (
-            "only reports are served",
-            edit("Deployment", *box, "readinessProbe", "httpGet", "path", to="/readyz?service=edge.HandleEdgeService")),
-        "a readiness that is asked now and then": (
-            "comes too early", edit("Deployment", *box, "readinessProbe", "periodSeconds", to=5)),
-        "no memory limit": ("memory limit is None", edit("Deployment", *box, "resources", "limits", to={})),
-        "another port than the argument": (
-            "is not the port 8001", edit("Deployment", *box, "ports", 0, "containerPort", to=8001)),
-        "a policy that admits anyone": (
-            "admits anyone", edit("NetworkPolicy", "spec", "ingress", 0, "from", to=[], remove=True)),
-        "a policy that shuts a port": (
-            "admits to [8080", edit("NetworkPolicy", "spec", "ingress", 0, "ports", 0, "port", to=8080)),
-        "a second namespace": ("another namespace", edit("Service", "metadata", "namespace", to="default")),
-    }
-
-
-def blind_readiness(documents):
-    """A variant with checks that would stop them for a full volume must be noticed."""
-    broken = copy.deepcopy(documents)
-    container = only(broken, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
-    container["readinessProbe"]["httpGet"]["path"] = "/readyz?service=metric.HandleMetricService"
-    if not any("stop checks" in problem for problem in variant_problems(broken, [])):
-        yield "a readiness that stops checks goes unnoticed"
-
-
-def blind_spots(documents):
-    """Mutations that go unnoticed."""
-    for what, (said, change) in mutations().items():
-        broken = copy.deepcopy(documents)
-        change(broken)
-        if not any(said in problem for problem in variant_problems(broken, [])):
-            yield f"{what} goes unnoticed"
-
-
-def blind_descriptors():
-    """The same for descriptors: broken ones must be noticed."""
-    text = INSTALLED["metric"]["spec"]["descriptor"]
-
-    def broken(change):
-        made = descriptors.descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(text))
-        change(made.file)
-        return base64.b64encode(made.SerializeToString()).decode()
-
-    ways = {
-        "no options": lambda files: files[-1].ClearField("options"),
-        "no import": lambda files: files.pop(0),
-        "no map entries": lambda files: files[-1].message_type[1].nested_type[0].ClearField("options"),
-        "no JSON names": lambda files: files[-1].message_type[1].field[0].ClearField("json_name"),
-        "another field number": lambda files: setattr(files[-1].message_type[1].field[1], "number", 9),
-        "another service": lambda files: setattr(files[-1].service[0], "name", "MetricService"),
-        "another package": lambda files: setattr(files[-1], "package", "Metric"),
-        "two templates": lambda files: files[0].options.MergeFrom(files[-1].options),
-    }
-    for what, change in ways.items():
-        if not any(True for _ in descriptors.template_problems("metric", broken(change))):
-            yield f"{what} goes unnoticed"
-
-
 def main():
     passed = failed = 0
 
@@ -426,15 +266,12 @@ def main():
     for path in sorted(ROOT.rglob("adapter*.yaml")):
         if not path.name.endswith("-patch.yaml"):
             report(f"{path}: Mixer takes its descriptor", descriptors.adapter_problems(load(path)[0]["spec"]["config"]))
-    report("a broken descriptor is noticed", blind_descriptors())
 
     plain = {p.stem.removeprefix("mygrpcadapter-"): load(p) for p in sorted(ROOT.glob("*.yaml"))}
     for variant, documents in plain.items():
         walkthrough, _, added = variant.partition("-")
         components = ["current", added] if added == "own-namespace" else [added] if added else []
         report(f"{variant}, as a plain file", variant_problems(documents, components))
-    report("what is broken is noticed", blind_spots(plain["metric"]))
-    report("a readiness that stops checks is noticed", blind_readiness(plain["all"]))
     report("the alert of the memory follows its limit", alert_problems(plain["metric"]))
     report("handlers of the published walkthroughs fit", walkthrough_problems(plain))
     report("the image is named in one way, and its version is ours", image_problems())

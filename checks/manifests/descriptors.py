@@ -4,6 +4,7 @@ import base64
 import re
 
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 FIELD = descriptor_pb2.FieldDescriptorProto
 TEMPLATE_VARIETY, TEMPLATE_NAME = 72295727, 72295888
@@ -117,29 +118,8 @@ class Set:
 
 
 def extensions(options):
-    """The fields of a FileOptions that it doesn't know: {number: varint or bytes}."""
-    raw, found = options.SerializeToString(), {}
-    at = 0
-
-    def varint():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = raw[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(raw):
-        key = varint()
-        value = varint()
-        if key & 7 == 2:
-            at += value
-            value = raw[at - value:at]
-        found[key >> 3] = value
-    return found
+    """The fields of a FileOptions that it doesn't know: {number: value}."""
+    return {field.field_number: field.data for field in UnknownFieldSet(options)}
 
 
 def template_problems(name, text):

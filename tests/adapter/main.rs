@@ -24,7 +24,6 @@ mod ends; // partial records, and who may append behind which end
 mod envoy_records; // Envoy's access logs and OTLP, from bytes to lines
 mod ext_authz; // Envoy's authorization checks
 mod faults; // a disk that fails, a process that is killed
-mod figures; // what the README says was measured
 mod floods; // peers that want too much
 mod handover; // old connections and old processes give way to new ones
 mod health; // grpc.health.v1 and InfrastructureBackend

@@ -14,7 +14,7 @@ cyclonedx:
 
 .PHONY: sbom-check
 sbom-check: setup cyclonedx ## it is valid, complete, and the same in every directory
-	@CARGO='$(CARGO)' ./checks/sbom/check $(TARGET)
+	@python=$$(checks/venv checks/sbom/requirements.txt) && CARGO='$(CARGO)' $$python checks/sbom/check.py $(TARGET)
 
 DIST ?= target/dist
 
@@ -24,9 +24,11 @@ dist: ## what a release has besides the images that docker-push-all pushed
 	@ls '$(DIST)'
 
 .PHONY: workflows-check
-workflows-check: ## lint .github/workflows
-	@./checks/workflows/check
+workflows-check: ## GitHub's schema and zizmor's audits, of .github/workflows
+	@python=$$(checks/venv checks/workflows/requirements.txt) && bin=$${python%/*} && \
+	    $$bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml && \
+	    $$bin/zizmor --offline --no-progress --quiet .github/workflows
 
 .PHONY: docs-check
-docs-check: build cyclonedx ## run what the docs say can be run; flags, metrics, links and alerts they name
-	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./checks/docs/check '$(BINARY)'
+docs-check: build replay-binary cyclonedx ## run what the docs say can be run; flags, metrics, links and alerts they name
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./checks/docs/check '$(BINARY)' '$(REPLAY)'

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 
 from program import BINARY, ROOT, run, started, version
 
@@ -109,17 +108,6 @@ def sed(words, tree):
 
 PROGRAMS = {"sed": sed, "kubectl": kubectl, "docker": docker, "make": make, "gh": of_release, "git": of_release,
             "curl": lambda words, tree: [], "grep": lambda words, tree: []}
-
-
-def elsewhere(text):
-    """Commands that the section on another namespace lacks: all that name the deployment are there."""
-    before, heading, after = text.partition("## 9. In a namespace of its own")
-    other = after.partition("\n## ")[0]
-    ours, theirs = ({c for block in blocks(part, "console") for c in block if "deployment/mygrpcadapter" in c}
-                    for part in (before, other))
-    wanted = {command.replace("-n istio-system", "-n mygrpcadapter") for command in ours}
-    yield from (f"`{command}` is missing" for command in wanted - theirs)
-    yield from (f"`{command}` is in no step" for command in theirs - wanted)
 
 
 def selected(text, samples):

@@ -12,8 +12,7 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BINARY = sys.argv[1]
-MIXER = Path(os.environ["CARGO_TARGET_DIR"], os.environ["CARGO_BUILD_TARGET"], "release/replay")
+BINARY, REPLAY = sys.argv[1:]
 
 
 def run(*command, cwd=ROOT, check=True):

@@ -12,9 +12,7 @@ use crate::support::frames::{
     header_block, literal,
 };
 use crate::support::message::{METRIC, Shape};
-use crate::support::namespace::Frozen;
 use crate::support::{Adapter, OK, Reply, UNIMPLEMENTED, until};
-use crate::volumes::Mounted;
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 const METRICS: [&str; 2] = ["--metrics-port", "0"];
@@ -248,29 +246,21 @@ async fn a_connection_told_to_go_is_cut_when_it_is_not_used_and_does_not_go() {
 }
 
 #[tokio::test]
-#[ignore = "takes a minute and a half, more than any keep-alive"]
-async fn a_connection_that_is_not_read_is_not_taken_for_dead() {
-    let Some(mounted) = Mounted::ext4() else { return };
-    let adapter = mounted.adapter(&["--queue-timeout", "5m"]).await;
-    let frozen = Frozen::new(&mounted.namespace, mounted.path());
-    let mut frames = Frames::greet(adapter.port);
-    let mut writing = Frames(frames.0.try_clone().unwrap());
-    let body = framed(&Shape { padding: 10_000, ..SHAPE }.message("n"));
-    let last = 799;
-    let writer = std::thread::spawn(move || {
-        for stream in (1..=last).step_by(2) {
-            writing.send(HEADERS, END_HEADERS, stream, &header_block(METRIC));
-            writing.send(DATA, END_STREAM, stream, &body);
-        }
-    });
-    tokio::time::sleep(Duration::from_secs(90)).await;
-    drop(frozen);
-    // All are answered, well or not, on the same connection.
-    let mut heads = 0;
-    while heads < last / 2 + 1 {
-        let frame = frames.await_frame(HEADERS, |_| true);
-        heads += u32::from(frame.flags & END_STREAM == END_STREAM);
-        frames.send(WINDOW_UPDATE, 0, 0, &100_u32.to_be_bytes());
-    }
-    writer.join().unwrap();
+async fn the_kernel_watches_over_silent_peers() {
+    let adapter = Adapter::start(&[]).await;
+    let _silent = Frames::greet(adapter.port);
+    let left = until("keep-alive is on", || keep_alive(adapter.port)).await;
+    assert!(left <= Duration::from_secs(60), "{left:?}");
+}
+
+/// Time to the first keep-alive probe of the connection to `port`, as its owner's
+/// kernel has it.
+fn keep_alive(port: u16) -> Option<Duration> {
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();
+    let mut rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row[1].ends_with(&format!(":{port:04X}")) && row[3] == "01")?;
+    // In hundredths of a second; 02 is the timer of keep-alive.
+    let hundredths = u64::from_str_radix(row[5].strip_prefix("02:")?, 16).ok()?;
+    Some(Duration::from_millis(10 * hundredths))
 }

@@ -29,7 +29,7 @@ fuzz: fuzz-build ## run each fuzz target for SECONDS (60)
 fuzz-check: ## lint, formatting and tests of what the fuzz targets stand on
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
-	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml --lib
+	@CARGO='$(CARGO)' ./scripts/test --locked --manifest-path fuzz/Cargo.toml --lib
 
 .PHONY: soak
 soak: SECONDS ?= 600

@@ -18,16 +18,16 @@ TEXTS = [*GUIDES, *(ROOT / name for name in ("ARCHITECTURE.md", "SECURITY.md", "
 SAMPLES = [ROOT / "docs/alerts.yaml"]
 # Options of other programs: Istio's installers, kubectl logs.
 FOREIGN = {"--set", "--previous"}
-failed = 0
+passed = failed = 0
 
 
 def check(what, problems):
-    global failed
+    global passed, failed
     try:
         problems = list(problems)
     except Exception as error:  # a check that cannot finish has failed
         problems = [f"{type(error).__name__}: {error}"]
-    failed += bool(problems)
+    passed, failed = passed + (not problems), failed + bool(problems)
     print(f"{'FAIL' if problems else 'ok  '}  {what}", flush=True)
     for problem in problems:
         print(f"      {problem}", flush=True)
@@ -197,7 +197,7 @@ def main():
                 name = path.relative_to(ROOT)
                 check(f"{name}: commands of `sh` blocks run", commands.execute(path.read_text(), tree))
                 check(f"{name}: commands of `console` blocks are in order", commands.look_at(path.read_text(), tree))
-    print(f"{failed} failed")
+    print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 
 

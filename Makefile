@@ -1,4 +1,18 @@
-# mygrpcadapter: `make help` lists what can be made.
+# mygrpcadapter: `make help` lists the targets. The folders:
+#
+#   src/        the adapter; ARCHITECTURE.md is its map
+#   crates/     records (reads and renders what is sent), replay (a client for `make replay`)
+#   proto/      wire definitions
+#   tests/      tests of the running binary, and what real Mixers and Envoys sent
+#   fuzz/       fuzz targets
+#   examples/   programs for measurements, manifests and `make soak`
+#   checks/     Python behind `make *-check`, `image-test` and `bench`; each folder is one of them
+#   manifests/  Kubernetes resources, most of them generated
+#   docs/       guides, and the measured figures
+#   make/       the rest of this file
+#   scripts/    shell scripts that building, testing and releasing run
+#   .ci/        `run` runs everything; the budgets of size and instructions
+#   .cargo/     how the binary is linked
 
 CARGO    ?= cargo
 ARCH     ?= $(shell uname -m | sed 's/arm64/aarch64/')
@@ -22,16 +36,16 @@ export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@sed -nE 's/^# --- (.*[^ -]) -+$$/\n\1/p; s/^([a-z-]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 # --- the program -----------------------------------------------------------
 
 .PHONY: setup
-setup: ## say what building needs and is missing; install it, as root on Debian
+setup: ## install what building needs (as root on Debian), or say what is missing
 	@CARGO='$(CARGO)' ./scripts/setup $(TARGET)
 
 .PHONY: build
-build: setup ## the static binary
+build: setup ## build the static binary
 	$(CARGO) build --release --locked --target $(TARGET)
 
 .PHONY: run
@@ -50,20 +64,20 @@ replay: setup ## send recorded requests of a Mixer to PORT (8000); ARGS=--help
 	$(CARGO) run --release --locked --target $(TARGET) --package replay -- \
 	    --to 127.0.0.1:$(PORT) $(or $(ARGS),tests/captures/metric)
 
-# --- what must hold --------------------------------------------------------
+# --- tests and lint --------------------------------------------------------
 
 .PHONY: test
-test: setup ## every test that needs no container engine
+test: setup ## run every test that needs no container engine
 	@CARGO='$(CARGO)' ./scripts/test --locked --workspace --target $(TARGET) $(ARGS)
 
 .PHONY: check
-check: lint ## lint, formatting, dependencies
+check: lint ## check lint, formatting, dependencies
 	$(CARGO) fmt --all --check
 	@./scripts/tool cargo-deny 0.20.2
 	$(CARGO) deny --log-level error check bans licenses sources
 
 .PHONY: lint
-lint: setup ## clippy, and documentation, with warnings denied
+lint: setup ## run clippy and rustdoc, warnings denied
 	$(CARGO) clippy --locked --workspace --target $(TARGET) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --target $(TARGET) --no-deps
 

@@ -11,29 +11,29 @@ examples: build
 
 .PHONY: bench
 bench: examples ## measure load, memory, start and idling (BENCH=--quick)
-	@./bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn'
+	@./checks/bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn'
 
 .PHONY: results
-results: examples ## write the figures of today into bench/RESULTS.md and the README
-	@./bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn' >'$(OUT)/RESULTS.md'
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size --markdown '$(BINARY)' >>'$(OUT)/RESULTS.md'
-	@cp '$(OUT)/RESULTS.md' bench/RESULTS.md
-	@./bench/readme
+results: examples ## measure, and write docs/results.md and the README's table
+	@./checks/bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn' >'$(OUT)/results.md'
+	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size --markdown '$(BINARY)' >>'$(OUT)/results.md'
+	@cp '$(OUT)/results.md' docs/results.md
+	@./checks/bench/readme
 
 .PHONY: instructions
 instructions: examples ## count instructions per request, beside the floor's
-	@./bench/instructions '$(BINARY)' '$(RELEASE)/examples/floor'
+	@./checks/bench/instructions '$(BINARY)' '$(RELEASE)/examples/floor'
 
 .PHONY: where
 where: BODY ?= metric-001
-where: setup ## list the functions that the instructions of a BODY (metric-001) are spent in
+where: setup ## list the functions in which a BODY (metric-001) spends its instructions
 	$(CARGO) build --profile profiling --locked --target $(TARGET)
-	@./bench/instructions --top $(BODY) '$(OUT)/$(TARGET)/profiling/mygrpcadapter'
+	@./checks/bench/instructions --top $(BODY) '$(OUT)/$(TARGET)/profiling/mygrpcadapter'
 
 .PHONY: instructions-check
-instructions-check: build ## compare instructions per request with their budgets
-	@./bench/instructions --check .ci/instructions '$(BINARY)'
+instructions-check: build ## compare instructions per request with .ci/instructions
+	@./checks/bench/instructions --check .ci/instructions '$(BINARY)'
 
 .PHONY: size
-size: build ## compare the sizes of binary and image with their budgets
+size: build ## compare the sizes of binary and image with .ci/budget
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size '$(BINARY)'

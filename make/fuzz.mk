@@ -18,7 +18,7 @@ fuzz-build: ## build the fuzz targets
 .PHONY: fuzz
 fuzz: SECONDS ?= 60
 fuzz: fuzz-build ## run each fuzz target for SECONDS (60)
-	python3 fuzz/corpus.py tests/captures fuzz/corpus
+	python3 checks/corpus.py tests/captures fuzz/corpus
 	@for target in $(FUZZ_TARGETS); do \
 		echo "fuzz $$target"; \
 		$(CARGO_FUZZ) run $(FUZZ_OPTIONS) $$target -- -max_total_time=$(SECONDS) -max_len=32768 -timeout=20 \
@@ -26,12 +26,12 @@ fuzz: fuzz-build ## run each fuzz target for SECONDS (60)
 	done
 
 .PHONY: fuzz-check
-fuzz-check: ## lint, formatting and tests of what the fuzz targets stand on
+fuzz-check: ## check lint, formatting and unit tests of fuzz/
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
 	@CARGO='$(CARGO)' ./scripts/test --locked --manifest-path fuzz/Cargo.toml --lib
 
 .PHONY: soak
 soak: SECONDS ?= 600
-soak: build ## the binary under load and faults for SECONDS (600), and an exact account
+soak: build ## run the binary under load and faults for SECONDS (600), and account for every record
 	$(CARGO) run --locked --target $(TARGET) --example soak -- '$(BINARY)' $(SECONDS)

@@ -47,10 +47,10 @@ PLATFORM_FLAGS = $(if $(FOREIGN),--build-arg TARGETARCH=$(notdir $(PLATFORM)),$(
 RELABEL   = $(if $(FOREIGN),DOCKER="$(DOCKER)" scripts/engine-relabel $(IMAGE) $(notdir $(PLATFORM)))
 
 .PHONY: image
-image: docker-build ## the container image
+image: docker-build ## build the container image
 
 .PHONY: docker-build
-docker-build: ## the same, by the name the articles use
+docker-build: ## the same as image, by the name that the articles use
 	$(DOCKER) build --network $(NETWORK) --tag $(IMAGE) $(TIMESTAMP) $(BUILD_FLAGS) \
 	    --build-arg REVISION=$(REVISION) --build-arg VERSION=$(VERSION) \
 	    --build-arg SOURCE=$(SOURCE) --build-arg SOURCE_DATE_EPOCH=$(EPOCH) \
@@ -66,7 +66,7 @@ docker-push: ## build and push; DOCKERHUB_USERNAME names the account
 
 # One image each, and a list of them under the one name.
 .PHONY: docker-push-all
-docker-push-all: ## the same for all of PLATFORMS (amd64 and arm64)
+docker-push-all: ## build and push for all PLATFORMS (amd64 and arm64)
 	@for platform in $(PLATFORMS); do $(MAKE) --no-print-directory docker-push \
 	    PLATFORM=$$platform TAG=$(TAG)-$${platform#*/} LATEST= || exit; done
 	for name in $(PUSHED); do \
@@ -78,9 +78,9 @@ image-name: ## print the image's name
 	@echo $(IMAGE)
 
 .PHONY: image-test
-image-test: replay-binary ## what the image must do, on a container engine
+image-test: replay-binary ## test the image on a container engine
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" REPLAY='$(REPLAY)' checks/image/test
 
 .PHONY: image-reproduce
-image-reproduce: ## build HEAD twice, in two directories; layer and digest must be the same
+image-reproduce: ## build HEAD in two directories and compare layers and digests
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/reproduce

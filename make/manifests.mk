@@ -1,7 +1,7 @@
 # --- Kubernetes ------------------------------------------------------------
 
 .PHONY: manifests
-manifests: | setup ## regenerate what manifests/ has from proto/ and its own variants
+manifests: | setup ## generate manifests/ from proto/ and the variants
 	CARGO='$(CARGO)' TARGET='$(TARGET)' ./manifests/generate
 
 # The plain files have a placeholder for the image, which the one pushed replaces.
@@ -15,5 +15,5 @@ render: ## print a VARIANT (metric) with the image of docker-push, for `kubectl 
 	@sed 's|docker.io/USERNAME/mygrpcadapter:.*|$(IMAGE)|' manifests/mygrpcadapter-$(VARIANT).yaml
 
 .PHONY: manifests-check
-manifests-check: | setup ## schemas, references, descriptors, and that nothing is stale
+manifests-check: | setup ## check schemas, references and descriptors, and that nothing generated is stale
 	CARGO='$(CARGO)' TARGET='$(TARGET)' ./checks/manifests/check

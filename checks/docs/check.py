@@ -81,7 +81,7 @@ def workflow_targets():
 
 
 def figures():
-    run("bench/readme", "--check")
+    run("checks/bench/readme", "--check")
     return []
 
 
@@ -180,7 +180,7 @@ def main():
         check(f"{path.relative_to(ROOT)}: links lead somewhere", links(path))
         check(f"{path.relative_to(ROOT)}: flags, targets and paths exist", names(path))
     check("the workflows' make targets exist", workflow_targets())
-    check("the README's figures are those of bench/RESULTS.md", figures())
+    check("the README's figures are those of docs/results.md", figures())
     check("exit codes are explained, all of them", exit_codes())
     check("log lines are logged", log_lines())
     check("Mixer's reasons are found in its log", mixer_log())

@@ -1,4 +1,4 @@
-"""Checks what `scripts/sbom` prints. `checks/sbom/check` runs it with the packages it needs."""
+"""Checks what `checks/sbom/generate` prints. `make sbom-check` runs it with the packages it needs."""
 
 import json
 import os
@@ -34,10 +34,10 @@ def elsewhere():
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory, "elsewhere")
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns("target", ".git", "fuzz"))
-        return printed("scripts/sbom", TARGET, cwd=tree)
+        return printed("checks/sbom/generate", TARGET, cwd=tree)
 
 
-text = printed("scripts/sbom", TARGET)
+text = printed("checks/sbom/generate", TARGET)
 bom = json.loads(text)
 crates = {c["name"]: c for c in bom["components"] if c["purl"].startswith("pkg:cargo/")}
 

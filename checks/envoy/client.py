@@ -1,0 +1,66 @@
+"""What is asked through Envoy: single requests, odd ones, and load."""
+
+import contextlib
+import http.client
+import re
+import shutil
+import socket
+import struct
+import subprocess
+
+
+def ask(port, path="/", method="GET", body=None, **headers):
+    """One request. The status, the headers (names in lower case), the body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+
+
+def raw(port, request):
+    """Bytes as they are; what comes back until the other side ends, or we do."""
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.sendall(request)
+        return connection.recv(65536)
+
+
+def reset(port, request):
+    """Bytes, and then a reset in place of an end."""
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.sendall(request)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class Load:
+    """h2load at a rate on four connections, for about `seconds`; every request is sent."""
+
+    CLIENTS = 4
+
+    def __init__(self, port, rate, seconds, *words, path="/"):
+        program = shutil.which("h2load")
+        if program is None:
+            raise RuntimeError("there is no h2load: run 'apt-get install nghttp2-client'")
+        self.count = rate * seconds
+        self.process = subprocess.Popen(
+            [program, "--h1", f"--clients={self.CLIENTS}", f"--requests={self.count}",
+             f"--rps={rate / self.CLIENTS}", *words, f"http://127.0.0.1:{port}{path}"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait()
+
+    def runs(self):
+        return self.process.poll() is None
+
+    def problems(self):
+        """Waits for its end; what the clients saw other than a 2xx for each request."""
+        said = self.process.communicate(timeout=120)[0]
+        codes = re.search(r"^status codes: (\d+) 2xx, .*$", said, re.M)
+        if codes is None or int(codes[1]) != self.count:
+            yield f"of {self.count} requests: {codes[0] if codes else said[-400:]}"

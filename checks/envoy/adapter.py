@@ -21,7 +21,8 @@ class Adapter(Process):
     def lines(self, file="access.log"):
         """The whole lines of its file."""
         path = self.volume / file
-        return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        text = path.read_bytes() if path.exists() else b""
+        return text[:text.rfind(b"\n") + 1].splitlines(keepends=True)
 
     def metric(self, pattern):
         """The sum of the samples that a pattern matches."""

@@ -9,11 +9,15 @@ import struct
 import subprocess
 
 
-def ask(port, path="/", method="GET", body=None, **headers):
-    """One request. The status, the headers (names in lower case), the body."""
+def ask(port, path="/", method="GET", body=None, headers=(), **more):
+    """One request, with headers as pairs or by name. The status, the headers (names in lower case), the body."""
+    pairs = [*headers, *((name.replace("_", "-"), value) for name, value in more.items())]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     with contextlib.closing(connection):
-        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        connection.putrequest(method, path, skip_host=any(name == "Host" for name, _ in pairs))
+        for name, value in pairs if body is None else [*pairs, ("Content-Length", len(body))]:
+            connection.putheader(name, value)
+        connection.endheaders(body)
         answer = connection.getresponse()
         return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
 

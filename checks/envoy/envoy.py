@@ -33,8 +33,8 @@ JSON = {
 
 
 def manager(listener):
-    """The settings of a listener's first filter."""
-    return listener["filter_chains"][0]["filters"][0]["typed_config"]
+    """The settings of the filter that a listener ends in."""
+    return listener["filter_chains"][0]["filters"][-1]["typed_config"]
 
 
 def filter_of(listener, name):

@@ -91,6 +91,7 @@ clean: ## remove what was built
 
 include make/fuzz.mk
 include make/manifests.mk
+include make/envoy.mk
 include make/bench.mk
 include make/image.mk
 include make/release.mk

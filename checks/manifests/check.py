@@ -18,6 +18,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT7
 
 import descriptors
+import istio
 import references
 from references import only
 
@@ -94,6 +95,8 @@ def variant_problems(documents, components):
     for document in documents:
         if references.is_custom(document):
             yield from (f"{title(document)}: {p}" for p in references.custom_problems(document))
+        elif istio.is_istios(document):
+            yield from (f"{title(document)}: {p}" for p in istio.kind_problems(document))
         else:
             for version in versions(components):
                 yield from (f"{title(document)}: {p}" for p in schema_problems(document, version))
@@ -102,6 +105,7 @@ def variant_problems(documents, components):
     yield from (f"{name} is there twice" for name in set(names) if names.count(name) > 1)
     yield from (f"{title(d)} belongs to Istio" for d in documents if d["kind"] in ("template", "attributemanifest"))
     yield from references.mixer_problems(documents, INSTALLED, VOCABULARY)
+    yield from istio.problems(documents)
     yield from references.workload_problems(documents)
     yield from references.hardening_problems(documents, seccomp="current" in components)
 
@@ -115,6 +119,8 @@ def source_problems(path):
     document = documents[0]
     if references.is_custom(document):
         yield from references.custom_problems(document)
+    elif istio.is_istios(document):
+        yield from istio.kind_problems(document)
     else:
         components = [path.parent.name] if path.parent.parent.name == "components" else []
         for version in versions(["current"] if components == ["own-namespace"] else components):
@@ -153,7 +159,7 @@ def walkthrough_problems(documents):
 def image_problems():
     version = re.search(r'^version = "(.*)"', Path("Cargo.toml").read_text(), re.M).group(1)
     for path in sorted(ROOT.glob("*.yaml")):
-        image = only(load(path), "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+        image = references.container_of(load(path))["image"]
         if image != f"docker.io/USERNAME/mygrpcadapter:{version}":
             yield f"{path.name}: {image}, but Cargo.toml says {version}"
 
@@ -170,7 +176,7 @@ def render_problems(plain):
     name = make("image-name", *account)[1].strip()
     for variant, documents in plain.items():
         wanted = copy.deepcopy(documents)
-        only(wanted, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"] = name
+        references.container_of(wanted)["image"] = name
         code, text, complaint = make("render", f"VARIANT={variant}", *account)
         if code or parse(text) != wanted:
             yield f"{variant}: not the same with {name}: {complaint}"
@@ -199,7 +205,7 @@ def own_overlay_problems():
             mine.mkdir()
             (mine / "kustomization.yaml").write_text(overlay)
             documents = kustomize(mine)
-            image = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+            image = references.container_of(documents)["image"]
             if f"value: {image}\n" not in overlay:
                 yield f"it renders {image}"
             yield from variant_problems(documents, ["current"])
@@ -207,7 +213,7 @@ def own_overlay_problems():
 
 def alert_problems(documents):
     """The threshold is three quarters of the limit, and its text names the limit."""
-    container = only(documents, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    container = references.container_of(documents)
     limit = references.quantity(container["resources"]["limits"]["memory"]) >> 20
     alert = re.search(r"- alert: MygrpcadapterMemory\n((?:    .*\n)+)", Path("docs/alerts.yaml").read_text())[1]
     for wanted in f"> {limit * 3 // 4} * 1024 * 1024", f"limit is {limit} MiB":
@@ -270,7 +276,7 @@ def main():
     plain = {p.stem.removeprefix("mygrpcadapter-"): load(p) for p in sorted(ROOT.glob("*.yaml"))}
     for variant, documents in plain.items():
         walkthrough, _, added = variant.partition("-")
-        components = ["current", added] if added == "own-namespace" else [added] if added else []
+        components = ["current", added] if added == "own-namespace" or walkthrough == "istio" else [added] if added else []
         report(f"{variant}, as a plain file", variant_problems(documents, components))
     report("the alert of the memory follows its limit", alert_problems(plain["metric"]))
     report("handlers of the published walkthroughs fit", walkthrough_problems(plain))

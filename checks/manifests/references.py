@@ -161,6 +161,18 @@ def only(documents, kind):
     return [d for d in documents if d["kind"] == kind]
 
 
+def workload(documents):
+    """What makes the pods: a Deployment, or a DaemonSet."""
+    found = only(documents, "Deployment") + only(documents, "DaemonSet")
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} Deployments and DaemonSets")
+    return found[0]
+
+
+def container_of(documents):
+    return workload(documents)["spec"]["template"]["spec"]["containers"][0]
+
+
 def matches(selector, labels):
     return bool(selector) and selector.items() <= labels.items()
 
@@ -209,7 +221,7 @@ def probe_problems(documents, container):
     path = probe.get("httpGet", {}).get("path", "")
     asked = path.partition("?service=")[2] or probe.get("grpc", {}).get("service", "")
     reports = [name for name, variety in services.items() if variety == descriptors.REPORT]
-    if len(reports) == len(services):
+    if reports and len(reports) == len(services):
         if asked not in reports:
             yield f"readiness asks after {asked or 'the whole'}, but only reports are served: {sorted(reports)}"
     elif asked:
@@ -226,11 +238,7 @@ def memory_problems(resources):
 
 def workload_problems(documents):
     """What surrounds the pod: Services, policy, budget, account, volumes, ports, addresses."""
-    deployments = only(documents, "Deployment")
-    if len(deployments) != 1:
-        yield f"{len(deployments)} Deployments"
-        return
-    deployment = deployments[0]
+    deployment = workload(documents)
     namespace = deployment["metadata"]["namespace"]
     template = deployment["spec"]["template"]
     labels, notes, pod = template["metadata"]["labels"], template["metadata"]["annotations"], template["spec"]
@@ -245,7 +253,7 @@ def workload_problems(documents):
                    for d in only(documents, kind))
 
     if not matches(deployment["spec"]["selector"]["matchLabels"], labels):
-        yield "the Deployment does not select its own pods"
+        yield f"the {deployment['kind']} does not select its own pods"
     for kind in ("Service", "NetworkPolicy", "PodDisruptionBudget"):
         for document in only(documents, kind):
             name, spec = f"{kind} {document['metadata']['name']}", document["spec"]
@@ -260,7 +268,7 @@ def workload_problems(documents):
                     if port["targetPort"] not in ports:
                         yield f"{name}: no container port {port['targetPort']}"
                     protocol = "grpc-" if port["targetPort"] == "grpc" else "http-"
-                    if not port["name"].startswith(protocol):
+                    if not f"{port['name']}-".startswith(protocol):
                         yield f"{name}: port {port['name']} should start with {protocol}"
             if kind == "NetworkPolicy":
                 allowed = {p["port"] for rule in spec["ingress"] for p in rule["ports"]}
@@ -295,6 +303,9 @@ def workload_problems(documents):
             (d["spec"]["resources"]["requests"]["storage"] for d in only(documents, "PersistentVolumeClaim")), None)
         flags = flags_of(container)
         total = quantity(flags["rotate-size"]) * (int(flags["rotate-keep"]) + 1)
+        if "secret" in volume:
+            yield from secret_problems(documents, deployment, volume["secret"]["secretName"], f"{mounts[volume['name']]}/")
+            continue
         if room and not total <= quantity(flags["max-volume-bytes"]) < quantity(room):
             yield f"{total} bytes rotated, {flags['max-volume-bytes']} at most, {room} there: in the wrong order"
     flags = flags_of(container)
@@ -323,9 +334,19 @@ def workload_problems(documents):
             yield f"{where}: {path} is on no volume"
 
 
+def secret_problems(documents, deployment, name, mount):
+    """The Secret is there, and has the file that a flag names."""
+    secret = next((d for d in only(documents, "Secret") if d["metadata"]["name"] == name), None)
+    path = flags_of(deployment["spec"]["template"]["spec"]["containers"][0]).get("auth-keys-file", "")
+    if secret is None:
+        yield f"no Secret {name}"
+    elif path.removeprefix(mount) not in secret["stringData"]:
+        yield f"Secret {name} has no file {path}"
+
+
 def hardening_problems(documents, seccomp):
     """No sidecar, no token, and the restricted Pod Security Standard."""
-    template = only(documents, "Deployment")[0]["spec"]["template"]
+    template = workload(documents)["spec"]["template"]
     labels, notes, pod = template["metadata"]["labels"], template["metadata"]["annotations"], template["spec"]
     account = only(documents, "ServiceAccount")[0]
     container, user = pod["containers"][0], pod["securityContext"]

@@ -86,6 +86,8 @@ def of_image(words, tree):
 def docker(words, tree):
     if words[1] == "login":
         return ()
+    if words[1:3] == ["compose", "-f"]:  # checks/envoy/compose.py runs these
+        return [] if (tree / words[3]).exists() else [f"{words[3]} does not exist"]
     if words[1:4] != ["run", "--rm", f"you/mygrpcadapter:{version()}"]:
         return [f"another image than you/mygrpcadapter:{version()}: {' '.join(words)}"]
     return of_image(words[4:], tree)
@@ -94,6 +96,11 @@ def docker(words, tree):
 def make(words, tree):
     run("make", *(() if words[1] == "render" else ("-n",)), *words[1:], cwd=tree)
     return ()
+
+
+def helm(words, tree):
+    values = words[words.index("-f") + 1]
+    return [] if (tree / values).exists() else [f"{values} does not exist"]
 
 
 def of_release(words, tree):
@@ -106,7 +113,7 @@ def sed(words, tree):
     return ()
 
 
-PROGRAMS = {"sed": sed, "kubectl": kubectl, "docker": docker, "make": make, "gh": of_release, "git": of_release,
+PROGRAMS = {"sed": sed, "helm": helm, "kubectl": kubectl, "docker": docker, "make": make, "gh": of_release, "git": of_release,
             "curl": lambda words, tree: [], "grep": lambda words, tree: []}
 
 

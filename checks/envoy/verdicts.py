@@ -10,7 +10,7 @@ import subprocess
 
 from adapter import Adapter
 from client import Load, ask
-from envoy import Envoy, filter_of
+from envoy import Envoy, file_log, filter_of, manager
 from processes import free_port, until
 
 PATH = "/private"
@@ -69,6 +69,32 @@ def each_verdict_comes_to_what_the_flags_say(binary, directory):
                     yield from answer_differs(f"{flags} {headers}", ask(envoy.ports["http"], PATH, headers=two_of_a_kind(headers)), wanted)
                 if ask(envoy.ports["http"])[0] != 200:
                     yield "what no policy selects is denied, too"
+
+
+def a_token_is_removed_and_a_reason_is_logged(binary, directory):
+    """`--auth-remove-header` keeps the token from the application, and Envoy's log can show the reason."""
+    token, reason = directory / "token", directory / "reason"
+
+    def change(listeners):
+        for name, path, text in (
+            ("app", token, "%REQ(X-CUSTOM-TOKEN)%\n"),
+            ("http", reason, "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:reason)%\n")):
+            log = file_log(path, {"text_format_source": {"inline_string": text}})
+            manager(listeners[name]).setdefault("access_log", []).append(log)
+
+    keys, port = directory / "keys", free_port()
+    keys.write_text("key\n")
+    with Envoy(directory, port, change=change) as envoy:
+        for flags in (), ("--auth-remove-header",):
+            with Adapter(binary, directory, f"--auth-keys-file={keys}", *flags, port=port):
+                reached(envoy)
+                ask(envoy.ports["http"], PATH, X_Custom_Token="key")
+        seen = until(lambda: len(found := token.read_text().split()) == 2 and found, "two requests arrive")
+        if seen != ["key", "-"]:
+            yield f"the application saw {seen}, without and with the flag"
+        reasons = until(lambda: len(found := reason.read_text().split()) >= 4 and found, "four requests are logged")
+        if set(reasons) - {"-"} != {"no_token", "key"}:
+            yield f"Envoy logged the reasons {reasons}"
 
 
 def reached(envoy):

@@ -83,7 +83,7 @@ def replaced(line, listener, used):
             used.add((listener, place))
             line = line.replace(part, by)
     # Of what ext_authz denied, or Envoy refused, the cluster of the route is known to Envoy alone.
-    if b' "-" app - ' in line:
+    if listener != "otel" and b' "-" app - ' in line:
         used.add(NOT_CHOSEN)
         line = line.replace(b' "-" app - ', b' "-" - - ')
     return line

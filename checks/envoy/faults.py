@@ -12,6 +12,7 @@ from collections import Counter
 
 from adapter import Adapter
 from client import Load, ask
+from comparison import replaced
 from envoy import Envoy
 from processes import until
 
@@ -34,7 +35,7 @@ class Scene:
             contextlib.ExitStack(), directory, volume, flags, binary)
         self.adapter = self.another()
         self.envoy = self.stack.enter_context(Envoy(directory, self.adapter.port, workers))
-        self.loads = []
+        self.loads, self.asked = [], Counter()
 
     def __enter__(self):
         return self
@@ -49,8 +50,10 @@ class Scene:
             Adapter(self.binary, self.directory, *self.flags, port=port, volume=self.volume))
         return self.adapter
 
-    def load(self, seconds, listener, *words, path="/"):
-        self.loads.append(self.stack.enter_context(Load(self.envoy.ports[listener], RATE, seconds + LONGER, *words, path=path)))
+    def load(self, seconds, listener, *words, path="/", rate=None):
+        load = Load(self.envoy.ports[listener], rate or RATE, seconds + LONGER, *words, path=path)
+        self.loads.append(self.stack.enter_context(load))
+        self.asked[listener] += load.count
 
     def load_both(self, seconds):
         for listener in LOGS:
@@ -70,10 +73,15 @@ class Scene:
         """The file's lines of one listener: their last field is the route."""
         return [line for line in self.adapter.lines() if line.endswith(f" {kind}\n".encode())]
 
+    def sent(self, kind):
+        """What Envoy logged, as the file should have it."""
+        return [replaced(line, kind, set()) for line in self.envoy.lines(kind)]
+
     def finish(self):
         """Lets the load end and every entry arrive, or be counted as dropped; what the clients missed."""
         for load in self.loads:
             yield from load.problems()
+        until(lambda: all(len(self.envoy.lines(kind)) >= count for kind, count in self.asked.items()), "Envoy logs all of it")
         sent = {kind: self.envoy.lines(kind) for kind in LOGS}
 
         def handed_over():
@@ -88,7 +96,7 @@ class Scene:
 
     def account(self, kind):
         """Entries sent, lines of the file, lines it lacks, entries that Envoy took for dropped; and what can't be."""
-        sent, found = Counter(self.envoy.lines(kind)), Counter(self.lines(kind))
+        sent, found = Counter(self.sent(kind)), Counter(self.lines(kind))
         written, dropped = self.envoy.sent(LOGS[kind])
         impossible = [f"{kind}: {count} times in the file: {line}" for line, count in found.items() if count != 1]
         impossible += [f"{kind}: never sent: {line}" for line in found - sent]
@@ -118,7 +126,7 @@ def a_killed_adapter_loses_one_run_of_entries(binary, directory):
         scene.another()
         yield from scene.finish()
         # ALS: nothing is acknowledged, so Envoy takes all of them for written.
-        sent, found = scene.envoy.lines("http"), scene.lines("http")
+        sent, found = scene.sent("http"), scene.lines("http")
         missing, dropped, impossible = scene.account("http")
         yield from impossible
         again = len(sent) - (len(found) - len(held))
@@ -203,7 +211,7 @@ def what_envoy_cannot_keep_it_counts(binary, directory):
         ballast = volume / "ballast"
         ballast.write_bytes(bytes(95 << 20))
         with Scene(binary, directory, volume=volume) as scene:
-            scene.loads.append(scene.stack.enter_context(Load(scene.envoy.ports["http"], 12000, 15)))
+            scene.load(8, "http", rate=10000)
             until(lambda: scene.envoy.sent("grpc")[1] > 0, "Envoy drops entries", 120)
             ballast.unlink()
             yield from scene.finish()

@@ -42,6 +42,8 @@ def last(log):
 def scenarios(quick):
     yield comparison.text_is_envoys_own
     yield comparison.json_is_envoys_own
+    yield comparison.a_file_for_each_pod
+    yield comparison.a_port_that_envoy_takes_for_http_1_is_named
     yield verdicts.each_verdict_comes_to_what_the_flags_say
     yield verdicts.a_token_is_removed_and_a_reason_is_logged
     yield verdicts.no_adapter_is_an_outage_and_no_denial
@@ -50,11 +52,11 @@ def scenarios(quick):
     yield verdicts.the_audit_file_has_every_check_and_no_token
     yield verdicts.principals_open_tcp_and_http
     yield faults.a_killed_adapter_loses_one_run_of_entries
-    yield faults.a_hand_over_loses_nothing
     yield faults.connections_that_end_for_their_age_lose_nothing
     if not faults.can_mount():
-        skipped("mounts of its own are not allowed; run it as root")
+        skipped("mounts and a network of its own are not allowed; run it as root")
         return
+    yield faults.a_hand_over_loses_nothing
     yield faults.a_full_disk_loses_no_entry_of_als
     yield faults.a_frozen_volume_loses_no_entry_of_als
     if not quick:

@@ -64,7 +64,7 @@ class Load:
 
     def problems(self):
         """Waits for its end; what the clients saw other than a 2xx for each request."""
-        said = self.process.communicate(timeout=120)[0]
+        said = self.process.communicate(timeout=300)[0]
         codes = re.search(r"^status codes: (\d+) 2xx, .*$", said, re.M)
         if codes is None or int(codes[1]) != self.count:
             yield f"of {self.count} requests: {codes[0] if codes else said[-400:]}"

@@ -3,7 +3,6 @@
 import json
 import socket
 from collections import Counter
-from pathlib import Path
 
 import client
 from adapter import Adapter
@@ -147,6 +146,28 @@ def json_is_envoys_own(binary, directory):
             yield "namespace and pod are not those of the node"
         bodies = [one["body"].rstrip("\n") for one in found if "body" in one]
         yield from differences([line.decode(errors="replace").rstrip("\n") for line in envoy.lines("otel")], bodies, "OTLP bodies")
+
+
+def a_file_for_each_pod(binary, directory):
+    """What a placeholder stands for comes from Envoy's node."""
+    path = "{namespace}/{pod}/{log_name}.log"
+    with Adapter(binary, directory, f"--access-log={path}") as adapter, Envoy(directory, adapter.port) as envoy:
+        ask(envoy.ports["http"])
+        ask(envoy.ports["tcp"])
+        wanted = {f"default/demo-0/{kind}_envoy_accesslog.log" for kind in ("http", "tcp")}
+        files = until(lambda: (seen := sorted(str(path.relative_to(adapter.volume)) for path in adapter.volume.rglob("*.log")))
+                      and wanted <= set(seen) and seen, f"the files {sorted(wanted)}", 20)
+        yield from (f"{file} has {len(adapter.lines(file))} lines" for file in files if len(adapter.lines(file)) != 1)
+
+
+def a_port_that_envoy_takes_for_http_1_is_named(binary, directory):
+    """The commonest mistake: the log says what to write, once."""
+    with Adapter(binary, directory) as adapter, Envoy(directory, adapter.port, h2=False) as envoy:
+        for _ in range(3):
+            ask(envoy.ports["http"], "/private", X_Custom_Token="key")
+        until(lambda: "appProtocol: grpc" in adapter.said(), "the log names the mistake", 20)
+        if adapter.said().count("appProtocol: grpc") != 1:
+            yield f"it says so more than once: {adapter.said()[-900:]}"
 
 
 def names(envoy):

@@ -77,12 +77,19 @@ def commands():
         yield command.strip(), wanted.strip()
 
 
+def version():
+    return re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+
+
 def said(command, how):
     return run("bash", "-euc", command.replace("docker compose", how, 1))
 
 
 def demonstrate(how):
     """What the commands print other than they should."""
+    built = run("make", "--no-print-directory", "image-name", "DOCKERHUB_USERNAME=", "TAG=" + version()).strip()
+    if "${ADAPTER_IMAGE:-%s}" % built not in (ROOT / "docs/envoy/compose.yaml").read_text():
+        yield f"compose.yaml doesn't name {built}, which `make image` builds"
     for command, wanted in commands():
         if command.startswith("make image"):
             continue  # another check's

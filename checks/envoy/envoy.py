@@ -51,9 +51,12 @@ def file_log(path, log_format):
 
 
 class Envoy(Process):
-    """An Envoy that asks the adapter on a port. `change` may edit the listeners first."""
+    """An Envoy that asks the adapter on a port. `change` may edit the listeners first.
 
-    def __init__(self, directory, adapter_port, workers=1, change=lambda listeners: None):
+    Without `h2` the adapter's port is what a Service's is to Istio when nothing says gRPC.
+    """
+
+    def __init__(self, directory, adapter_port, workers=1, change=lambda listeners: None, h2=True):
         self.directory, self.ports = directory, {"admin": free_port(), "app": free_port()}
         settings = yaml.safe_load(CONFIGURATION.read_text())
         # An anchor is one object for the parser, and each listener is edited alone.
@@ -67,6 +70,8 @@ class Envoy(Process):
         for cluster, port in zip(settings["static_resources"]["clusters"], (self.ports["app"], adapter_port)):
             endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
             endpoint["address"]["socket_address"].update(address="127.0.0.1", port_value=port)
+        if not h2:
+            del settings["static_resources"]["clusters"][1]["typed_extension_protocol_options"]
         settings["admin"]["address"]["socket_address"]["port_value"] = self.ports["admin"]
         path = directory / "envoy.yaml"
         path.write_text(yaml.safe_dump(settings))

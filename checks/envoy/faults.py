@@ -65,9 +65,9 @@ class Scene:
         until(lambda: len(self.envoy.lines(listener)) >= count or not self.loads[0].runs(), f"{more} more requests")
 
     def written(self, more, kind="http"):
-        """Waits until the file has some more lines."""
+        """Waits until the file has some more lines, or the load is over."""
         count = len(self.lines(kind)) + more
-        until(lambda: len(self.lines(kind)) >= count, f"{more} more lines")
+        until(lambda: len(self.lines(kind)) >= count or not self.loads[0].runs(), f"{more} more lines")
 
     def lines(self, kind):
         """The file's lines of one listener: their last field is the route."""

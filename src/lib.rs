@@ -44,4 +44,4 @@ pub mod tools;
 pub mod volume;
 
 pub use grpc::health;
-pub use records::{record, render, template};
+pub use records::{formats, record, render, template};

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::render::Format;
+use crate::formats::GRAMMARS;
 use crate::render::grammar::{AHEAD, BEHIND, Grammar, Start};
 
 /// How far back to look for the start of a record, NUL bytes not counted: more
@@ -129,7 +129,7 @@ impl<'a> End<'a> {
         let behind = (1..within.min(seen.len())).filter(|at| seen[at - 1] == b'\n');
         let mut found = Vec::new();
         for at in first.into_iter().chain(behind) {
-            for grammar in Format::ALL.map(Format::grammar) {
+            for grammar in GRAMMARS {
                 let start = (grammar.starts)(&seen[at..]);
                 if start != Start::No {
                     found.push((from + at as u64, grammar, start));
@@ -170,6 +170,13 @@ mod tests {
     const WHOLE: &str = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:/volume/out.txt,}\n  \
                          Instances: 'i':\n  {\n\t\tValue = 1\n\t\tDimensions = map[a:b]\n  }\n";
     const OBJECT: &str = "{\"instance\":\"i\",\"template\":\"metric\",\"value\":{\"a\":\"\\\"{\"}}\n";
+
+    const ENTRY: &str =
+        "[2026-11-25T18:57:55.442Z] \"GET / HTTP/1.1\" 200 - via_upstream - \"-\" 0 5 1 - \"-\" route\n";
+    const UNTIMED: &str = "[-] \"- - -\" 0 - - - \"-\" 0 0 - - \"-\" \"-\" -\n";
+    const ENTRY_OBJECT: &str = "{\"authority\":\"a\",\"path\":\"/[2026-\",\"trace_id\":null}\n";
+    const LOG_RECORD: &str = "{\"time\":null,\"severity\":null,\"body\":\"{\",\"span_id\":null}\n";
+    const RECORDS: [&str; 6] = [WHOLE, OBJECT, ENTRY, UNTIMED, ENTRY_OBJECT, LOG_RECORD];
 
     /// A file of a test, gone when it ends.
     struct Scratch(std::path::PathBuf);
@@ -216,17 +223,17 @@ mod tests {
     #[test]
     fn every_partial_record_is_cut_and_the_whole_ones_before_it_stay() {
         let scratch = Scratch::new("partial");
-        for before in
-            [WHOLE.repeat(2), OBJECT.repeat(2), format!("{WHOLE}{OBJECT}"), format!("{OBJECT}{WHOLE}")]
-        {
+        let pairs =
+            RECORDS.iter().zip(RECORDS.iter().cycle().skip(1)).map(|(one, next)| format!("{next}{one}"));
+        for before in pairs.chain([OBJECT.repeat(2), format!("{WHOLE}{ENTRY}")]) {
             scratch.assert_kept(&before);
-            for record in [WHOLE, OBJECT] {
+            for record in RECORDS {
                 for length in 1..record.len() {
                     scratch.assert_cut(&before, &record[..length]);
                 }
             }
         }
-        for record in [WHOLE, OBJECT] {
+        for record in RECORDS {
             for length in 1..record.len() {
                 scratch.assert_cut("", &record[..length]);
             }
@@ -240,10 +247,10 @@ mod tests {
     fn nul_bytes_at_the_end_are_cut_however_many_they_are() {
         let scratch = Scratch::new("nuls");
         for nuls in ["\0".to_owned(), "\0".repeat(300)] {
-            for kept in ["", WHOLE, OBJECT, "a stranger's line\n"] {
+            for kept in RECORDS.iter().chain(&["", "a stranger's line\n"]) {
                 scratch.assert_cut(kept, &nuls);
             }
-            for record in [WHOLE, OBJECT] {
+            for record in RECORDS {
                 for length in [1, 10, 40] {
                     let partial = &record[..length];
                     scratch.assert_cut(record, &format!("{partial}{nuls}"));
@@ -282,6 +289,11 @@ mod tests {
             "{\"a\":1",
             "{\"a\":1}",
             "[\n{",
+            "[2026-11-25] a line",
+            "[2026-11-25T18:57:55Z] GET",
+            "[-] x",
+            "{\"times\":1",
+            "hello\n[2026-11-25T",
             "{\n  \"a\": {\n  }\n}\n{",
             "{\"a\":1}\n{\"a\":",
             "{\n  }\nH",

@@ -13,8 +13,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::dir::{GUARDED, identity, reopen};
+use crate::formats::is_ours;
 use crate::render::grammar::AHEAD;
-use crate::render::is_ours;
 
 const DIGITS: usize = 6;
 /// The highest number: one with more digits would not be found again.

@@ -10,6 +10,7 @@
 //! | [`record`] | one instance, borrowed from the message |
 //! | [`template`] | what an instance holds and how it is shown |
 //! | [`render`] | a record to text or JSON |
+//! | [`formats`] | how the records of each format lie in a file |
 //! | [`envoy`] | entries of Envoy's access log to lines |
 //! | [`otlp`] | OpenTelemetry's log records to lines |
 //!
@@ -17,6 +18,7 @@
 //! would be a module beside it.
 
 pub mod envoy;
+pub mod formats;
 pub mod otlp;
 pub mod protobuf;
 pub mod record;

@@ -10,7 +10,6 @@ pub mod grammar;
 pub mod json;
 pub mod text;
 
-use self::grammar::{Grammar, Start};
 use crate::record::{self, Record};
 use crate::template::Template;
 
@@ -22,25 +21,6 @@ pub enum Format {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-impl Format {
-    /// Every format that a file may hold.
-    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
-
-    /// How its records lie in a file.
-    pub fn grammar(self) -> &'static Grammar {
-        match self {
-            Self::Text => &text::GRAMMAR,
-            Self::Json => &json::GRAMMAR,
-        }
-    }
-}
-
-/// Whether a file that begins with these bytes, at least [`grammar::AHEAD`] of them or
-/// all, holds records of any format.
-pub fn is_ours(start: &[u8]) -> bool {
-    Format::ALL.iter().any(|format| (format.grammar().starts)(start) == Start::Certain)
 }
 
 /// A format at work on one request.

@@ -7,7 +7,12 @@ use super::identifier::Identifier;
 use super::operator::{self, Operator, Said};
 use crate::protobuf::object::{self, Show};
 use crate::render::append::{Literal, append};
+use crate::render::grammar::{Grammar, line_agrees};
 use crate::render::{go, json};
+
+/// A record starts with its first key and ends with its line.
+pub const GRAMMAR: Grammar =
+    Grammar { starts: |line| line_agrees(line, b"{\"authority\":"), endings: &[b"\n"] };
 
 /// What comes before each of Istio's members, and what it says.
 static MEMBERS: [(Literal<40>, Operator); 24] = [

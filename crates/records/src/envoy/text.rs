@@ -6,6 +6,7 @@ use super::entry::Entry;
 use super::operator::{self, Operator, Said};
 use crate::render::append::Literal;
 use crate::render::escape::{BARE, QUOTED, Table, UNDERSCORED, escaped};
+use crate::render::grammar::{Grammar, Start, agrees_by};
 
 /// What comes before each operator, the operator, and whether it is between quotes.
 static LINE: [(Literal<4>, Operator, bool); 24] = [
@@ -34,6 +35,22 @@ static LINE: [(Literal<4>, Operator, bool); 24] = [
     (Literal::new(" "), Operator::RequestedServerName, false),
     (Literal::new(" "), Operator::RouteName, false),
 ];
+
+/// The first bytes of a line, by whether its entry has a time: a digit for each 0.
+const HEADS: [&[u8]; 2] = [b"[0000-00-00T00:00:00.000Z] \"", b"[-] \""];
+
+/// A record starts with its time and ends with its line.
+pub const GRAMMAR: Grammar = Grammar { starts, endings: &[b"\n"] };
+
+fn starts(line: &[u8]) -> Start {
+    let is_same = |byte: u8, wanted: u8| byte == wanted || wanted == b'0' && byte.is_ascii_digit();
+    let [timed, timeless] = HEADS.map(|head| agrees_by(line, head, is_same));
+    match (timed, timeless) {
+        _ if line.is_empty() => Start::No,
+        (Start::No, other) | (other, Start::No) => other,
+        _ => Start::Partial,
+    }
+}
 
 /// Appends one entry.
 pub(super) fn line(out: &mut Vec<u8>, entry: &Entry) {

@@ -6,7 +6,14 @@ use super::value;
 use crate::protobuf::object::{self, Pairs};
 use crate::protobuf::wire::{Malformed, Reader};
 use crate::record::Instant;
+use crate::render::grammar::{Grammar, line_agrees};
 use crate::render::{go, json};
+
+/// The first key of every object.
+const TIME: &[u8] = b"{\"time\":";
+
+/// A record starts with its first key and ends with its line.
+pub const GRAMMAR: Grammar = Grammar { starts: |line| line_agrees(line, TIME), endings: &[b"\n"] };
 
 /// Longer ids are none.
 const MAX_ID: usize = 64;
@@ -22,7 +29,7 @@ pub(super) fn line<'a>(
     resource: &[u8],
     scope: &[u8],
 ) {
-    out.extend_from_slice(b"{\"time\":");
+    out.extend_from_slice(TIME);
     time(out, if record.time == 0 { record.observed_time } else { record.time });
     out.extend_from_slice(b",\"severity\":");
     severity(out, record);

@@ -44,10 +44,20 @@ pub enum Start {
 /// How far `text` agrees with `wanted`. A crash of the system leaves NUL bytes
 /// where data never reached the disk, so what comes before a NUL byte counts.
 pub(crate) fn agrees(text: &[u8], wanted: &[u8]) -> Start {
+    agrees_by(text, wanted, |byte, wanted| byte == wanted)
+}
+
+/// The same where `is_same` compares a byte with one of `wanted`.
+pub(crate) fn agrees_by(text: &[u8], wanted: &[u8], is_same: fn(u8, u8) -> bool) -> Start {
     let written = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-    match &text[..written] {
-        written if written.starts_with(wanted) => Start::Certain,
-        written if wanted.starts_with(written) => Start::Partial,
-        _ => Start::No,
+    match text[..written].iter().zip(wanted).all(|(byte, wanted)| is_same(*byte, *wanted)) {
+        true if written >= wanted.len() => Start::Certain,
+        true => Start::Partial,
+        false => Start::No,
     }
+}
+
+/// The same for a line: none is no start.
+pub(crate) fn line_agrees(line: &[u8], wanted: &[u8]) -> Start {
+    if line.is_empty() { Start::No } else { agrees(line, wanted) }
 }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::append::append_plain;
 use super::go;
-use super::grammar::{Grammar, Start, agrees};
+use super::grammar::{Grammar, line_agrees};
 use crate::record::{Record, Value};
 use crate::template::Template;
 
@@ -14,11 +14,7 @@ use crate::template::Template;
 const INSTANCE: &[u8] = b"{\"instance\":";
 
 /// A record starts with its first key and ends with its line.
-pub const GRAMMAR: Grammar = Grammar { starts, endings: &[b"\n"] };
-
-fn starts(line: &[u8]) -> Start {
-    if line.is_empty() { Start::No } else { agrees(line, INSTANCE) }
-}
+pub const GRAMMAR: Grammar = Grammar { starts: |line| line_agrees(line, INSTANCE), endings: &[b"\n"] };
 
 /// One instance. `received_at` is the same for all instances of a request.
 pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record, received_at: &[u8]) {

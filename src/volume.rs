@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
@@ -18,11 +19,14 @@ use rustix::io::Errno;
 use self::dir::{AS_DIR, GUARDED, make_dir, make_file, open_existing, regular, step, sync_dir};
 pub use self::path::FilePath;
 use self::path::{beneath, parts};
+use self::pattern::{ANY, HOSTNAME, Pattern, fits};
+use self::rotated::Known;
 use crate::quoted::quoted;
 
 mod dir;
 pub mod log_file;
 mod path;
+pub mod pattern;
 pub mod repair;
 pub mod retention;
 pub mod rotated;
@@ -32,8 +36,6 @@ pub mod usage;
 const MOUNT: &[u8] = b"/volume";
 const MAX_PATH: usize = 1024;
 const MAX_NAME: usize = 255;
-/// What a handler writes for the name of this machine: its pod, in Kubernetes.
-const HOSTNAME: &[u8] = b"{hostname}";
 /// What the names of our own files begin with.
 const OWN: &[u8] = b".mygrpcadapter.";
 /// The file that a volume in trouble is tried with.
@@ -47,6 +49,8 @@ pub struct Volume {
     /// The directory as the operator wrote it, made absolute.
     given: PathBuf,
     hostname: Vec<u8>,
+    /// Where files hold lines of any text, with [`ANY`] for each value.
+    lines: Option<Arc<[u8]>>,
 }
 
 /// A file that was opened to append to.
@@ -99,7 +103,24 @@ impl Volume {
         // Without a flag, so not by faccessat2, which old seccomp profiles refuse.
         rustix::fs::accessat(rustix::fs::CWD, &dir, may_write, AtFlags::empty())?;
         let hostname = rustix::system::uname().nodename().to_bytes().to_vec();
-        Ok(Self { dir, given, hostname })
+        Ok(Self { dir, given, hostname, lines: None })
+    }
+
+    /// Takes the rotated files of a pattern's paths for ours whatever they hold:
+    /// lines of others, which have no form of their own. Fails as
+    /// [`Volume::resolve`] does.
+    pub fn hold_lines(&mut self, pattern: &Pattern) -> Result<(), String> {
+        let path = self.resolve(&pattern.with(|path, _| path.push(ANY)))?;
+        self.lines = Some(path.0.into());
+        Ok(())
+    }
+
+    /// How the rotated files of the file at `path` are known as ours.
+    fn known(&self, path: &[u8]) -> Known {
+        match &self.lines {
+            Some(pattern) if fits(pattern, path) => Known::ByName,
+            _ => Known::ByContent,
+        }
     }
 
     /// The volume's own path.
@@ -287,7 +308,7 @@ mod tests {
     use super::*;
 
     fn volume(dir: &str) -> Volume {
-        Volume { dir: dir.into(), given: dir.into(), hostname: b"pod-1".to_vec() }
+        Volume { dir: dir.into(), given: dir.into(), hostname: b"pod-1".to_vec(), lines: None }
     }
 
     #[test]

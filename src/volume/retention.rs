@@ -48,11 +48,12 @@ impl Retention {
             }
         }
         numbers.push(next);
-        numbers.retain(|number| rotated::is_ours_at(dir, &rotated::numbered(name, *number)));
+        let known = volume.known(&path.0);
+        numbers.retain(|number| rotated::is_ours_at(dir, &rotated::numbered(name, *number), known));
         let surplus = numbers.len().saturating_sub(self.rotate_keep as usize);
         let mut deleted = 0;
         for number in &numbers[..surplus] {
-            match rotated::delete(dir, &rotated::numbered(name, *number)) {
+            match rotated::delete(dir, &rotated::numbered(name, *number), known) {
                 Ok(bytes) => deleted += bytes.unwrap_or(0),
                 // It is tried again after the next rotation.
                 Err(error) => log::warn!("cannot delete path={path}.{number:06} error={error}"),
@@ -75,6 +76,7 @@ fn rename_to_new(dir: BorrowedFd, from: &[u8], to: &[u8]) -> rustix::io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::pattern::Pattern;
 
     fn volume(name: &str) -> Volume {
         let dir = std::env::temp_dir().join(format!("retention-{name}-{}", std::process::id()));
@@ -103,6 +105,28 @@ mod tests {
         std::fs::write(volume.dir().join("out.txt.1"), "a stranger's").unwrap();
         assert_eq!(names(&volume), ["out.txt.000003", "out.txt.000004", "out.txt.1"]);
         assert_eq!(deleted, 60);
+        std::fs::remove_dir_all(volume.dir()).unwrap();
+    }
+
+    #[test]
+    fn rotation_deletes_any_text_where_the_access_log_lies_and_nowhere_else() {
+        let mut volume = volume("lines");
+        let pattern = Pattern::parse("/volume/{namespace}/./{pod}.log").unwrap();
+        volume.hold_lines(&pattern).unwrap();
+        for (name, is_deleted) in [
+            ("shop/web-1.log", true),
+            ("shop/overflow.log", true),
+            ("shop/.log", false),
+            ("shop/web/1.log", false),
+            ("shop/web.txt", false),
+            ("web-1.log", false),
+        ] {
+            let path = volume.resolve(name.as_bytes()).unwrap();
+            std::fs::create_dir_all(volume.full_path(&path).parent().unwrap()).unwrap();
+            std::fs::write(volume.full_path(&path), "any text\n").unwrap();
+            let deleted = Retention::default().rotate(&volume, &path).unwrap();
+            assert_eq!(deleted, if is_deleted { 9 } else { 0 }, "{name}");
+        }
         std::fs::remove_dir_all(volume.dir()).unwrap();
     }
 

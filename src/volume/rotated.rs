@@ -2,7 +2,8 @@
 //!
 //! A rotated file is named after its file with six digits behind: the highest
 //! number is the newest. Only such files, and only if they begin as our records
-//! do, are ever deleted, and never through a link.
+//! do or lie where lines of any text are ours, are ever deleted, and never through
+//! a link.
 
 use std::fs::File;
 use std::io;
@@ -56,14 +57,23 @@ pub fn is_numbered(name: &[u8]) -> bool {
     split(name).is_some()
 }
 
-/// Whether a name leads to a regular file that begins as ours do. Nothing else is
-/// even opened, for that may do things or never return.
-pub(super) fn is_ours_at(dir: BorrowedFd, name: &[u8]) -> bool {
-    look_at(dir, name).is_ok_and(|found| found.is_some())
+/// How a rotated file is known as ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// By its first record.
+    ByContent,
+    /// By its name: what it holds may be any text.
+    ByName,
+}
+
+/// Whether a name leads to a regular file that is ours. Nothing else is even
+/// opened, for that may do things or never return.
+pub(super) fn is_ours_at(dir: BorrowedFd, name: &[u8], known: Known) -> bool {
+    look_at(dir, name, known).is_ok_and(|found| found.is_some())
 }
 
 /// Opens a file of ours to be looked at.
-fn look_at(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<Option<File>> {
+fn look_at(dir: BorrowedFd, name: &[u8], known: Known) -> rustix::io::Result<Option<File>> {
     let is_regular = |mode| FileType::from_raw_mode(mode) == FileType::RegularFile;
     if !is_regular(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) {
         return Ok(None);
@@ -72,6 +82,9 @@ fn look_at(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<Option<File>> {
     if !is_regular(rustix::fs::fstat(&file)?.st_mode) {
         return Ok(None);
     }
+    if known == Known::ByName {
+        return Ok(Some(file));
+    }
     let mut start = [0; AHEAD];
     let read = file.read_at(&mut start, 0).unwrap_or(0);
     Ok(is_ours(&start[..read]).then_some(file))
@@ -79,16 +92,16 @@ fn look_at(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<Option<File>> {
 
 /// Deletes a rotated file of ours from the directory it was found in, and returns
 /// how many bytes it had; `None` if it isn't ours, or another by now.
-pub(super) fn delete(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<Option<u64>> {
-    match unlink_ours(dir, name) {
+pub(super) fn delete(dir: BorrowedFd, name: &[u8], known: Known) -> rustix::io::Result<Option<u64>> {
+    match unlink_ours(dir, name, known) {
         // Another adapter was quicker, and counts it.
         Err(Errno::NOENT) => Ok(None),
         other => other,
     }
 }
 
-fn unlink_ours(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<Option<u64>> {
-    let Some(file) = look_at(dir, name)? else { return Ok(None) };
+fn unlink_ours(dir: BorrowedFd, name: &[u8], known: Known) -> rustix::io::Result<Option<u64>> {
+    let Some(file) = look_at(dir, name, known)? else { return Ok(None) };
     // Linux deletes by name alone: so the name is looked at as late as can be.
     let there = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if identity(&there) != identity(&rustix::fs::fstat(&file)?) {

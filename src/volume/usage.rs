@@ -219,10 +219,12 @@ impl Found {
         let mut oldest = self.rotated.iter();
         while self.bytes + need > limit {
             let Some(file) = oldest.next() else { return false };
+            let path = [&file.dir, &b"/"[..], &file.name].concat();
+            let known = volume.known(path.strip_prefix(b"/").unwrap_or(&path));
             let shown = FilePath([&file.dir, &b"/"[..], &numbered(&file.name, file.number)].concat());
             let name = numbered(&file.name, file.number);
             let dir = volume.walk(&file.dir);
-            match dir.and_then(|dir| rotated::delete(dir.as_fd(), &name)) {
+            match dir.and_then(|dir| rotated::delete(dir.as_fd(), &name, known)) {
                 Ok(None) => {}
                 Ok(Some(bytes)) => {
                     *deleted += bytes;

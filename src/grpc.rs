@@ -14,6 +14,7 @@
 pub mod budget;
 pub mod calls;
 pub mod connection;
+mod gzip;
 pub mod health;
 pub mod messages;
 pub mod reply;

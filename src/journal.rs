@@ -35,7 +35,7 @@ use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::time::Sleep;
 
 pub use self::counters::Counters;
@@ -53,6 +53,9 @@ use crate::volume::{FilePath, Volume};
 /// Limit on the encoded bytes of requests whose outcome isn't known: two rounds,
 /// one being written and one being filled.
 const ROOM: u32 = 256 * 1024;
+
+/// How long after a failure a request that is kept is appended again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What operators choose for all handlers.
 #[derive(Clone, Debug)]
@@ -105,6 +108,8 @@ pub struct Journal {
     room: Semaphore,
     /// Told when the writer is done with something.
     freed: Notify,
+    /// Whether the volume takes records, as far as is known.
+    accepting: watch::Sender<bool>,
 }
 
 impl Journal {
@@ -119,7 +124,8 @@ impl Journal {
         let builder = thread::Builder::new().name("writer".into()).stack_size(256 * 1024);
         let writer = Mutex::new(Some(builder.spawn(move || writer.run())?));
         let (room, freed) = (Semaphore::new(ROOM as usize), Notify::new());
-        Ok(Self { queue, writer, volume, default, counters, stall, room, freed })
+        let accepting = watch::Sender::new(true);
+        Ok(Self { queue, writer, volume, default, counters, stall, room, freed, accepting })
     }
 
     /// Where a handler's records go, by what its params say: a path, empty for the
@@ -181,6 +187,28 @@ impl Journal {
         Ok(Pending { outcome, _room: room })
     }
 
+    /// Appends one request that its caller keeps until it is written: where it
+    /// fails, to be appended again when [`Self::is_worth_a_retry`] ends. A stall is
+    /// waited out.
+    pub fn append_kept<'a, E>(
+        &self,
+        room: Room<'a>,
+        to: &Destination,
+        tally: Tally,
+        render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Pending<'a>, E> {
+        let (caller, outcome) = oneshot::channel();
+        self.queue.add(to, Waiter::Keeper(caller, tally), render)?;
+        Ok(Pending { outcome, _room: room })
+    }
+
+    /// Waits for a while after a failure, and then until the volume takes records.
+    pub async fn is_worth_a_retry(&self) {
+        tokio::time::sleep(RETRY).await;
+        // Its sender is here as well.
+        let _ = self.accepting.subscribe().wait_for(|is_accepting| *is_accepting).await;
+    }
+
     /// Appends one record that nobody waits for, unless there is no room; says
     /// whether it did. If it can't be written later, that is counted in `errors`.
     pub fn append_unacknowledged<E>(
@@ -205,6 +233,7 @@ impl Journal {
                 // It may have gone; its report is in the file all the same.
                 let _ = caller.send(outcome);
             }
+            self.accepting.send_if_modified(|known| std::mem::replace(known, is_accepting) != is_accepting);
             say(is_accepting);
             self.watch(progress, &mut alarm, context);
             Poll::<()>::Pending

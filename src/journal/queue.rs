@@ -64,6 +64,9 @@ pub struct Unfinished {
 pub(super) enum Waiter {
     /// A caller, until it is answered; and what to count when the request is written.
     Caller(Option<oneshot::Sender<Outcome>>, Tally),
+    /// A caller that keeps the request, to try it again if it fails. A stall is no
+    /// answer to it: the request may be written yet, and would be there twice.
+    Keeper(oneshot::Sender<Outcome>, Tally),
     /// Nobody; what to count a record that is not written as.
     Nobody(Arc<Counter>),
 }
@@ -222,7 +225,7 @@ impl Queue {
     }
 
     /// If the writer has been busy for as long as `limit`, answers everyone who
-    /// waits for it, once. What is queued stays queued, and is counted if it is
+    /// waits for it and doesn't keep the request, once. What is queued stays queued, and is counted if it is
     /// written later. Returns whether a stall begins.
     pub(super) fn stall(&self, limit: Duration) -> bool {
         let mut state = self.lock();
@@ -341,15 +344,15 @@ impl State {
 
     /// Counts what is in the file, whether its caller still waits or not.
     fn answer(&mut self, waiter: Waiter, outcome: Outcome) {
-        match waiter {
-            Waiter::Caller(caller, Tally { counter, count }) => {
-                if outcome.is_ok() {
-                    counter.add(count);
-                }
-                self.answers.extend(caller.map(|caller| (caller, outcome)));
-            }
-            Waiter::Nobody(errors) => errors.add(u64::from(outcome.is_err())),
+        let (caller, Tally { counter, count }) = match waiter {
+            Waiter::Caller(caller, tally) => (caller, tally),
+            Waiter::Keeper(caller, tally) => (Some(caller), tally),
+            Waiter::Nobody(errors) => return errors.add(u64::from(outcome.is_err())),
+        };
+        if outcome.is_ok() {
+            counter.add(count);
         }
+        self.answers.extend(caller.map(|caller| (caller, outcome)));
     }
 }
 
@@ -426,6 +429,22 @@ mod tests {
         let batches = round(&queue);
         assert!(!queue.finish(batches, &[WRITTEN], true));
         assert_eq!((counter.get(), queue.queued()), (4, 0));
+    }
+
+    #[test]
+    fn a_request_that_is_kept_is_answered_when_its_outcome_is_known_and_not_before() {
+        let (queue, counter) = (Queue::new(1000), Arc::default());
+        let (caller, mut outcome) = oneshot::channel();
+        let waiter = Waiter::Keeper(caller, Tally { counter: Arc::clone(&counter), count: 2 });
+        queue.add(&file("a"), waiter, |_| Ok::<_, ()>(())).unwrap();
+        let batches = round(&queue);
+        assert!(queue.stall(Duration::ZERO));
+        answer(&queue);
+        assert!(outcome.try_recv().is_err());
+        queue.finish(batches, &[WRITTEN], true);
+        answer(&queue);
+        assert!(outcome.try_recv().unwrap().is_ok());
+        assert_eq!(counter.get(), 2);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{self, Sources};
 use crate::cli::Args;
+use crate::frontends::envoy::files::Files;
+use crate::frontends::envoy::log::Log;
 use crate::frontends::mixer::Mixer;
 use crate::grpc::budget::Budget;
 use crate::grpc::calls::Calls;
@@ -17,10 +19,12 @@ use crate::grpc::{Dispatcher, SERVICES, Services};
 use crate::histogram::{self, Histogram};
 use crate::journal::{self, Journal, Unfinished};
 use crate::metrics::{Export, Registry};
+use crate::once::Once;
 use crate::policy::{Policy, RuleFile};
 use crate::process::Process;
 use crate::server::{self, Connections, Limits};
 use crate::shutdown::{self, Signals};
+use crate::volume::pattern::Pattern;
 use crate::volume::retention::Retention;
 use crate::volume::{FilePath, Volume};
 
@@ -85,6 +89,7 @@ struct Core {
     journal: Option<Arc<Journal>>,
     histogram: Arc<Histogram>,
     policy: Arc<Policy>,
+    log: Arc<Log>,
 }
 
 /// Runs the adapter until a signal ends it.
@@ -111,9 +116,11 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         })?),
         None => None,
     };
+    let pattern = Pattern::parse(&args.access_log);
+    let pattern = pattern.map_err(|rule| StartError::Usage(format!("--access-log: {rule}")))?;
     let journal = match args.volume.as_os_str().to_str() {
         Some("none") => None,
-        _ => Some(Arc::new(open_journal(args)?)),
+        _ => Some(Arc::new(open_journal(args, &pattern)?)),
     };
     let listener = listen(args.port, args.reuse_port)?;
     let admin = args.metrics_port.map(|port| listen(port, args.reuse_port)).transpose()?;
@@ -122,12 +129,13 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         max_series: args.max_series as usize,
         keep_query: args.keep_query,
     }));
-    let core = Core { journal, histogram, policy: Arc::new(Policy::new(keys)) };
+    let log = Arc::new(Log::new(journal.clone(), Arc::clone(&histogram), Files::new(pattern)));
+    let core = Core { journal, histogram, policy: Arc::new(Policy::new(keys)), log };
     Ok(Bound { listener, admin, core, signals })
 }
 
-fn open_journal(args: &Args) -> Result<Journal, StartError> {
-    let volume = Volume::open(&args.volume).map_err(|error| {
+fn open_journal(args: &Args, access_log: &Pattern) -> Result<Journal, StartError> {
+    let mut volume = Volume::open(&args.volume).map_err(|error| {
         StartError::Volume(format!(
             "cannot write in the volume {}: {error}; {}",
             args.volume.display(),
@@ -136,6 +144,8 @@ fn open_journal(args: &Args) -> Result<Journal, StartError> {
     })?;
     let default_file = volume.resolve(args.default_file.as_bytes());
     let default_file = default_file.map_err(|rule| StartError::Usage(format!("--default-file: {rule}")))?;
+    let held = volume.hold_lines(access_log);
+    held.map_err(|rule| StartError::Usage(format!("--access-log: {rule}")))?;
     Journal::start(volume, settings(args, default_file))
         .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))
 }
@@ -169,7 +179,7 @@ fn settings(args: &Args, default_file: FilePath) -> journal::Settings {
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
     let Bound { listener, admin, core, mut signals } = bound;
     let health = Health::new(&SERVICES);
-    let budget = Arc::new(Budget::new(args.queue_timeout));
+    let budget = Arc::new(Budget::new(args.queue_timeout, args.max_connections as usize));
     let loads = Arc::clone(&budget);
     tokio::spawn(async move { loads.give_back_after_loads().await });
     say_where(&listener, admin.as_ref());
@@ -181,14 +191,24 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
         tokio::spawn(admin::serve(admin, Sources { registry, health }));
     }
     let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
-    let limits = Limits { open, connections: args.max_connections, connection_age: args.max_connection_age };
+    let limits = Limits {
+        open,
+        connections: args.max_connections,
+        told: Arc::default(),
+        connection_age: args.max_connection_age,
+    };
     let mut states = health.states();
     let overdue = async {
         health::closing(&mut states).await;
         tokio::time::sleep(args.drain_timeout).await;
     };
+    let served = async {
+        server::serve(listener, dispatcher, limits, health.states()).await?;
+        core.log.settled().await;
+        io::Result::Ok(())
+    };
     tokio::select! {
-        outcome = server::serve(listener, dispatcher, limits, health.states()) => {
+        outcome = served => {
             if let Err(error) = outcome {
                 log::error!("cannot serve error={error}");
                 return ExitCode::from(71);
@@ -199,14 +219,15 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
         }
         code = shutdown::drain(&mut signals, &health, args.drain_delay) => return ExitCode::from(code),
     }
-    finish(core.journal.as_deref(), args.drain_timeout)
+    finish(&core, args.drain_timeout).await
 }
 
 fn services(core: &Core, health: Health, budget: Arc<Budget>) -> Services {
-    let Core { journal, histogram, policy } = core;
+    let Core { journal, histogram, policy, log } = core;
     let counters = Arc::default();
     let mixer = Mixer::new(journal.clone(), Arc::clone(histogram), Arc::clone(policy), Arc::clone(&counters));
-    Services { mixer, counters, health, calls: Arc::new(Calls::new(&SERVICES)), budget }
+    let (log, calls) = (Arc::clone(log), Arc::new(Calls::new(&SERVICES)));
+    Services { mixer, log, counters, health, calls, budget, unknown: Once::default() }
 }
 
 /// Everything that has numbers to show, in the order of the page.
@@ -221,6 +242,7 @@ fn registry(core: &Core, services: &Services, open: &Arc<Connections>) -> Regist
     registry.add(Arc::clone(open) as _);
     registry.add(services.mixer.instances());
     registry.add(Arc::clone(&services.counters) as _);
+    registry.add(Arc::clone(&services.log) as _);
     registry.add(journal);
     registry.add(Arc::new(services.health.clone()));
     registry.add(Arc::new(Process::starting()));
@@ -247,16 +269,20 @@ fn say_where(listener: &TcpListener, admin: Option<&TcpListener>) {
 }
 
 /// Writes what is queued and puts it on disk.
-fn finish(journal: Option<&Journal>, drain_timeout: Duration) -> ExitCode {
+async fn finish(core: &Core, drain_timeout: Duration) -> ExitCode {
+    let dropped = core.log.end().await;
+    if dropped > 0 {
+        log::error!("access logs are dropped, the volume did not take them entries={dropped}");
+    }
     let deadline = Instant::now() + drain_timeout.max(Duration::from_millis(500));
-    let left = journal.map_or_else(Unfinished::default, |journal| journal.close(deadline));
+    let left = core.journal.as_ref().map_or_else(Unfinished::default, |journal| journal.close(deadline));
     if left.bytes > 0 {
         log::error!("the volume did not take what was queued, unacknowledged bytes={}", left.bytes);
     }
     if left.files > 0 {
         log::error!("acknowledged reports may not be on disk files={}", left.files);
     }
-    if left != Unfinished::default() {
+    if dropped > 0 || left != Unfinished::default() {
         return ExitCode::from(74);
     }
     log::info!("stopped");

@@ -41,6 +41,11 @@ pub struct Args {
     #[argh(option, arg_name = "PATH", default = "String::from(\"out.txt\")")]
     pub default_file: String,
 
+    /// the file of access logs and log records, with {log_name}, {namespace}, {pod} or {hostname} in it for
+    /// more than one (default: access.log)
+    #[argh(option, arg_name = "PATH", default = "String::from(\"access.log\")")]
+    pub access_log: String,
+
     /// what records look like where the handler doesn't say: text or json (default: text)
     #[argh(option, arg_name = "FORMAT", from_str_fn(format), default = "Format::Text")]
     pub format: Format,
@@ -86,8 +91,8 @@ pub struct Args {
     #[argh(option, arg_name = "PATH")]
     pub auth_keys_file: Option<PathBuf>,
 
-    /// connections served at once; more wait (default: 64)
-    #[argh(option, arg_name = "N", from_str_fn(count), default = "64")]
+    /// connections served at once; more wait. A sidecar has two for life (default: 1024)
+    #[argh(option, arg_name = "N", from_str_fn(count), default = "1024")]
     pub max_connections: u32,
 
     /// ask a connection to close after this time, give or take a tenth, so that replicas share the load

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`routes`] | a path to the handler of its method |
 //! | [`messages`] | a body to its messages, each with what it holds of the budget |
+//! | `streams` | the messages of a stream, one at a time, to its handler |
 //! | [`budget`] | how many requests and bytes may be here at once |
 //! | [`connection`] | what the calls of a connection and its socket share |
 //! | [`reply`] | answers to messages and trailers |
@@ -19,12 +20,14 @@ pub mod health;
 pub mod messages;
 pub mod reply;
 pub mod routes;
+mod streams;
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
@@ -38,15 +41,21 @@ use self::reply::Reply;
 use self::routes::{Handler, route};
 pub use self::routes::{SERVICES, Service};
 use crate::frontends::counters::Counters;
+use crate::frontends::envoy::access_log::Stream;
+use crate::frontends::envoy::log::Log;
 use crate::frontends::mixer::Mixer;
 use crate::message::Patience;
-use crate::refusal::{Reason, Refusal};
+use crate::once::Once;
+use crate::quoted::quoted;
+use crate::refusal::{Reason, Refusal, Scope};
 
 /// What is served, on every connection.
 #[derive(Debug)]
 pub struct Services {
     /// Mixer's front end.
     pub mixer: Mixer,
+    /// Where Envoy's front end writes logs.
+    pub log: Arc<Log>,
     /// What front ends count.
     pub counters: Arc<Counters>,
     /// The health service.
@@ -55,6 +64,8 @@ pub struct Services {
     pub calls: Arc<Calls>,
     /// What requests may cost.
     pub budget: Arc<Budget>,
+    /// Names of services that were called and are not served, logged once each.
+    pub unknown: Once,
 }
 
 /// Answers the calls of one connection.
@@ -76,13 +87,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
         let patience = Patience::new(self.services.budget.queue_timeout, timeout(&head.headers));
         let mut messages =
             Messages::new(body, Arc::clone(&self.services.budget), Arc::clone(&self.connection), patience);
-        let refusal = refusal(&head.method, &head.headers);
-        let routed = match refusal {
-            None => {
-                route(head.uri.path()).ok_or_else(|| Status::unimplemented("no such method here").into_http())
-            }
-            Some(refusal) => Err(refusal),
-        };
+        let routed = self.route(&head);
         // A list of headers may be large; nothing more is needed of it.
         drop(head);
         let (service, handler) = match routed {
@@ -95,32 +100,91 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
         let dispatcher = self.clone();
         Box::pin(async move {
             let answered = dispatcher.services.calls.begin(service);
-            let outcome = dispatcher.answer(handler, &mut messages).await;
+            let outcome = match handler {
+                Handler::AccessLog => {
+                    let stream = Stream::new(Arc::clone(&dispatcher.services.log));
+                    streams::take(messages, stream, move |refusal| dispatcher.refused(refusal, status)).await
+                }
+                _ => {
+                    if handler.unpacks() {
+                        messages.unpack();
+                    }
+                    let outcome = dispatcher.answer(handler, &mut messages).await;
+                    messages.discard();
+                    outcome
+                }
+            };
             answered.with(outcome.as_ref().err().map_or(Code::Ok, Status::code));
-            messages.discard();
-            Ok(outcome.map_or_else(refused, Reply::into_response))
+            Ok(outcome.map_or_else(|status| refused(status, handler.unpacks()), Reply::into_response))
         })
     }
 }
 
 impl Dispatcher {
+    /// The service and the handler of a request, or why there is none.
+    fn route(&self, head: &Parts) -> Result<(usize, Handler), Response<Reply>> {
+        if let Some(refusal) = refusal(&head.method, &head.headers) {
+            return Err(refusal);
+        }
+        let path = head.uri.path();
+        let routed = route(path).ok_or_else(|| {
+            self.tell_of_unknown(path);
+            Status::unimplemented("no such method here").into_http()
+        });
+        let (service, handler) = routed?;
+        match head.headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
+            None | Some(b"identity") => {}
+            Some(b"gzip") if handler.unpacks() => {}
+            Some(_) => {
+                let status = Status::unimplemented("messages compressed like this are not taken");
+                return Err(refused(status, handler.unpacks()));
+            }
+        }
+        Ok((service, handler))
+    }
+
+    /// Logs once for each service that it is not served: traces or metrics, say.
+    fn tell_of_unknown(&self, path: &str) {
+        let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        if !SERVICES.iter().any(|known| known.name == service)
+            && self.services.unknown.is_first(service.as_bytes())
+        {
+            log::warn!("a service was called that is not served here service={}", quoted(service.as_bytes()));
+        }
+    }
+
     async fn answer(&self, handler: Handler, messages: &mut Messages<Incoming>) -> Result<Reply, Status> {
         let message = messages.only(handler.max_message()).await?;
-        let Services { mixer, health, .. } = &*self.services;
+        let Services { mixer, log, health, .. } = &*self.services;
         match handler {
             Handler::Check => health.check(&message.bytes).map(Reply::Message),
             Handler::Watch => health.watch(&message.bytes, self.connection.closing()).map(Reply::Messages),
             Handler::Mixer(method) => {
                 let answer = mixer.call(method, message).await;
-                answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal))
+                answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, status))
             }
+            Handler::LogRecords => {
+                let answer = log.export(message).await;
+                answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, exporter_status))
+            }
+            // A stream, which has more than one message.
+            Handler::AccessLog => Err(Status::internal("not a unary call")),
         }
     }
 
-    fn refused(&self, refusal: &Refusal) -> Status {
+    fn refused(&self, refusal: &Refusal, status: fn(&Refusal) -> Status) -> Status {
         self.services.counters.refused(refusal.reason);
         status(refusal)
     }
+}
+
+/// What an exporter of OpenTelemetry is told of a refusal: it sends again only what
+/// was UNAVAILABLE.
+fn exporter_status(refusal: &Refusal) -> Status {
+    if refusal.scope == Scope::Volume || refusal.reason == Reason::Queue {
+        return Status::unavailable(&*refusal.text);
+    }
+    status(refusal)
 }
 
 /// What a caller is told of a refusal.
@@ -152,11 +216,7 @@ fn refusal(verb: &Verb, headers: &HeaderMap) -> Option<Response<Reply>> {
     if !headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
         return Some(empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
-    // A bomb is a few bytes until it is unpacked, and Mixer never compresses.
-    match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => None,
-        Some(_) => Some(refused(Status::unimplemented("compressed messages are not taken"))),
-    }
+    None
 }
 
 /// Whether a content type is gRPC's with protobuf in it: `application/grpc` or
@@ -176,9 +236,10 @@ fn empty(status: StatusCode) -> Response<Reply> {
 
 /// An answer of a status alone. It says which encodings are taken: the caller may
 /// have used another.
-fn refused(status: Status) -> Response<Reply> {
+fn refused(status: Status, unpacks: bool) -> Response<Reply> {
     let mut response = status.into_http();
-    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+    let encodings = HeaderValue::from_static(if unpacks { "identity,gzip" } else { "identity" });
+    response.headers_mut().insert("grpc-accept-encoding", encodings);
     response
 }
 

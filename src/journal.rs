@@ -74,6 +74,16 @@ pub struct Settings {
     pub stall: Duration,
 }
 
+/// Whether a stall of the volume is an answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStall {
+    /// Yes: its caller waits no longer.
+    Answer,
+    /// No: its caller keeps it to append it again if it fails, and what a stall
+    /// has answered may be written yet.
+    Wait,
+}
+
 /// Room in the queue for one request.
 #[derive(Debug)]
 pub struct Room<'a> {
@@ -183,26 +193,31 @@ impl Journal {
         render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Pending<'a>, E> {
         let (caller, outcome) = oneshot::channel();
-        self.queue.add(to, Waiter::Caller(Some(caller), tally), render)?;
+        self.queue.add(to, Waiter::Caller(Some(caller), tally), |out| render(out).map(|()| 0))?;
         Ok(Pending { outcome, _room: room })
     }
 
-    /// Appends one request that its caller keeps until it is written: where it
-    /// fails, to be appended again when [`Self::is_worth_a_retry`] ends. A stall is
-    /// waited out.
-    pub fn append_kept<'a, E>(
+    /// Appends lines as one request: `render` appends them and says how many they
+    /// are, which is added to `counter` when they are written.
+    pub fn append_lines<'a, E>(
         &self,
         room: Room<'a>,
         to: &Destination,
-        tally: Tally,
-        render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+        counter: &Arc<Counter>,
+        on_stall: OnStall,
+        render: impl FnOnce(&mut Vec<u8>) -> Result<u64, E>,
     ) -> Result<Pending<'a>, E> {
         let (caller, outcome) = oneshot::channel();
-        self.queue.add(to, Waiter::Keeper(caller, tally), render)?;
+        let tally = Tally { counter: Arc::clone(counter), count: 0 };
+        let waiter = match on_stall {
+            OnStall::Answer => Waiter::Caller(Some(caller), tally),
+            OnStall::Wait => Waiter::Keeper(caller, tally),
+        };
+        self.queue.add(to, waiter, render)?;
         Ok(Pending { outcome, _room: room })
     }
 
-    /// Waits for a while after a failure, and then until the volume takes records.
+    /// Waits until a request that has failed is worth another try: for a while, and then until the volume takes records.
     pub async fn is_worth_a_retry(&self) {
         tokio::time::sleep(RETRY).await;
         // Its sender is here as well.
@@ -217,7 +232,8 @@ impl Journal {
         errors: Arc<Counter>,
         render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> bool {
-        self.queue.has_room() && self.queue.add(to, Waiter::Nobody(errors), render).is_ok()
+        self.queue.has_room()
+            && self.queue.add(to, Waiter::Nobody(errors), |out| render(out).map(|()| 0)).is_ok()
     }
 
     /// Passes outcomes from the writer on to the callers that wait, and reports to

@@ -7,7 +7,7 @@
 //! | [`server`] | connections to requests, HTTP/2 |
 //! | [`grpc`] | requests to messages, and answers back |
 //! | [`frontends::mixer`] | Mixer's messages, walked in place, to records |
-//! | [`frontends::envoy`] | Envoy's authorization checks, walked in place, to verdicts |
+//! | [`frontends::envoy`] | Envoy's authorization checks to verdicts, access logs and log records to lines |
 //! | [`record`] | one instance, borrowed from the bytes it came in |
 //! | [`render`] | records to text |
 //! | [`histogram`], [`policy`] | records to a latency, tokens to a verdict |
@@ -15,7 +15,7 @@
 //! | [`volume`] | batches to files |
 //! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |
 //! | [`grpc::health`], [`shutdown`] | whether we serve, and how we stop |
-//! | [`logging`], [`quoted`] | log lines, and foreign bytes in text |
+//! | [`logging`], [`quoted`], [`once`] | log lines, foreign bytes in text, what is logged once |
 //! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`app`] | the command line, and all of it put together |
 //!
@@ -33,6 +33,7 @@ pub mod logging;
 pub mod memory;
 pub mod message;
 pub mod metrics;
+pub mod once;
 pub mod pb;
 pub mod policy;
 pub mod process;

@@ -14,3 +14,13 @@ pub fn give_back() {
     let impossible = black_box(isize::MAX as usize / 2);
     let _ = black_box(black_box(&mut nothing).try_reserve_exact(impossible));
 }
+
+/// Sees to it that `more` bytes fit behind those of a buffer. It grows once, to all
+/// that is asked for: memory that is not written is not taken, and a buffer that
+/// doubles would be there twice.
+pub fn reserve(out: &mut Vec<u8>, more: usize) {
+    if more > out.capacity() - out.len() {
+        give_back();
+        out.reserve_exact(more);
+    }
+}

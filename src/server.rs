@@ -42,6 +42,7 @@ use crate::grpc::budget::STREAM_WINDOW;
 use crate::grpc::connection::Connection;
 use crate::grpc::health::{State, closing};
 use crate::metrics::{Export, Gauge, Page};
+use crate::once::Once;
 
 /// Streams of a connection: as many as Mixer's worker pool has calls in flight
 /// at the most, fewer where there are many connections. A client with more calls
@@ -89,6 +90,8 @@ pub struct Limits {
     pub open: Arc<Connections>,
     /// Connections served at once; more wait in the kernel's queue.
     pub connections: u32,
+    /// Peers that were told of, as they speak HTTP/1.
+    pub told: Arc<Once>,
     /// How old a connection gets before it is asked to close.
     pub connection_age: Option<Duration>,
 }
@@ -148,7 +151,9 @@ where
         let open = limits.connections as usize - places.free.available_permits();
         let ending =
             Ending { told: told.clone(), crowded: Arc::clone(&places.crowded), age: limits.connection_age };
-        let connection = speak(stream, service.clone(), ending, open);
+        let connection = Arc::new(Connection::default());
+        let socket = Socket::new(stream, Arc::clone(&connection), Arc::clone(&limits.told), open);
+        let connection = speak(socket, connection, service.clone(), ending, open);
         limits.open.0.increment();
         let counted = Arc::clone(&limits.open);
         tokio::spawn(async move {
@@ -317,15 +322,14 @@ async fn silent(connection: &Connection) {
 }
 
 /// Serves one connection, of `open`, to its end.
-async fn speak<M, S, B>(stream: TcpStream, service: M, ending: Ending, open: usize)
+async fn speak<M, S, B>(socket: Socket, connection: Arc<Connection>, service: M, ending: Ending, open: usize)
 where
     M: Fn(Arc<Connection>) -> S,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
 {
-    let connection = Arc::new(Connection::default());
-    let socket = Socket::new(stream, Arc::clone(&connection), open);
+    let _ended = Ended(Arc::clone(&connection));
     let streams = streams(open);
     let http = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(streams)
@@ -361,6 +365,15 @@ where
     };
     if let Err(error) = outcome {
         log::debug!("a connection ended error={error}");
+    }
+}
+
+/// A connection, until it is gone however it goes.
+struct Ended(Arc<Connection>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

@@ -5,6 +5,9 @@
 //! where it is too much. A larger message waits, first come first served, until
 //! there is room for all of it; what its stream may send ahead is counted
 //! meanwhile.
+//!
+//! A stream that stays open holds nothing between its messages. They have a budget
+//! of their own, for they wait as long as the volume does; no call waits for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -32,7 +35,7 @@ pub const STREAM_WINDOW: u32 = 24 * 1024;
 /// Requests being received or waiting to be rendered.
 const MAX_REQUESTS: usize = 2048;
 /// The largest message that comes in one frame.
-const FRAME: usize = 16 * 1024 - 5;
+pub(super) const FRAME: usize = 16 * 1024 - 5;
 /// What a larger one takes while it waits: the frame that told its length, and
 /// what its stream may send ahead of being read again.
 const WAITING: usize = FRAME + STREAM_WINDOW as usize;
@@ -40,6 +43,10 @@ const WAITING: usize = FRAME + STREAM_WINDOW as usize;
 const MAX_SMALL: usize = 2560 * 1024;
 /// Bytes of larger ones, whole: room for one of the largest.
 const MAX_LARGE: usize = MAX_MESSAGE;
+/// Bytes of the messages of streams: room for one of the largest.
+const MAX_STREAMED: usize = MAX_MESSAGE;
+/// Streams open for each connection that may be: one of each kind of log.
+const STREAMS: usize = 2;
 /// What a request takes besides its message, about: headers, stream, task.
 const OVERHEAD: usize = 4096;
 /// After so many bytes of requests it is worth while to give memory back, when
@@ -55,15 +62,27 @@ pub struct Budget {
     requests: AtomicUsize,
     small: AtomicUsize,
     large: Arc<Semaphore>,
+    /// Connections that there may be, and so streams that may wait at once.
+    connections: usize,
+    streams: AtomicUsize,
+    /// Streams whose next message has begun, and waits for room.
+    waiting: AtomicUsize,
+    streamed: Arc<Semaphore>,
     /// Bytes of requests since memory was given back.
     passed: AtomicUsize,
     quiet: Notify,
 }
 
-/// What a request holds of the bounds, given back when it is dropped.
+/// An open stream, until it is dropped.
+#[derive(Debug)]
+pub struct Stream(Arc<Budget>);
+
+/// What a request, or a message of a stream, holds of the bounds, given back when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
     budget: Arc<Budget>,
+    /// What it counts as: a request, or nothing.
+    requests: usize,
     small: usize,
     large: Option<OwnedSemaphorePermit>,
     held: Option<Held>,
@@ -71,11 +90,44 @@ pub struct Permit {
 }
 
 impl Budget {
-    /// All of it.
-    pub fn new(queue_timeout: Duration) -> Self {
-        let large = Arc::new(Semaphore::new(MAX_LARGE));
-        let (requests, small, passed, quiet) = Default::default();
-        Self { queue_timeout, requests, small, large, passed, quiet }
+    /// All of it, for so many connections.
+    pub fn new(queue_timeout: Duration, connections: usize) -> Self {
+        let [large, streamed] = [MAX_LARGE, MAX_STREAMED].map(|bytes| Arc::new(Semaphore::new(bytes)));
+        let (requests, small, streams, waiting, passed, quiet) = Default::default();
+        Self { queue_timeout, requests, small, large, connections, streams, waiting, streamed, passed, quiet }
+    }
+
+    /// Admits a stream.
+    pub fn open(self: &Arc<Self>) -> Result<Stream, Status> {
+        let most = STREAMS * self.connections;
+        if !take(&self.streams, 1, most) {
+            return Err(Status::resource_exhausted(format!("more than {most} streams are open")));
+        }
+        Ok(Stream(Arc::clone(self)))
+    }
+
+    /// Takes room for the next message of a stream, of so many bytes, and waits
+    /// for it.
+    pub async fn next(
+        self: &Arc<Self>,
+        length: usize,
+        connection: &Arc<Connection>,
+    ) -> Result<Permit, Status> {
+        if !take(&self.waiting, 1, self.connections) {
+            return Err(Status::resource_exhausted(format!("more than {} streams wait", self.connections)));
+        }
+        let waiting = Waiting(self);
+        let call = connection.begin();
+        let bytes = u32::try_from(length.clamp(1, MAX_STREAMED)).unwrap_or(u32::MAX);
+        let streamed = Arc::clone(&self.streamed).acquire_many_owned(bytes).await;
+        drop(waiting);
+        let large = Some(streamed.map_err(|_| too_many())?);
+        Ok(Permit { budget: Arc::clone(self), requests: 0, small: 0, large, held: None, _call: call })
+    }
+
+    /// Whether nothing is in hand.
+    fn is_quiet(&self) -> bool {
+        self.requests.load(Relaxed) == 0 && self.streamed.available_permits() == MAX_STREAMED
     }
 
     /// Admits a request, of whose message nothing is known yet.
@@ -84,7 +136,8 @@ impl Budget {
             let text = format!("more than {MAX_REQUESTS} requests in flight");
             return Err(Status::resource_exhausted(text));
         }
-        Ok(Permit { budget: Arc::clone(self), small: 0, large: None, held: None, _call: connection.begin() })
+        let (budget, call) = (Arc::clone(self), connection.begin());
+        Ok(Permit { budget, requests: 1, small: 0, large: None, held: None, _call: call })
     }
 
     /// Gives memory back when a load is over. Ends with the runtime.
@@ -94,7 +147,7 @@ impl Budget {
             self.passed.store(0, Relaxed);
             for pause in QUIET {
                 tokio::time::sleep(pause).await;
-                if self.requests.load(Relaxed) == 0 {
+                if self.is_quiet() {
                     memory::give_back();
                 }
             }
@@ -104,7 +157,7 @@ impl Budget {
     /// Notes that a call of so many bytes is over.
     pub fn passed(&self, bytes: usize) {
         let passed = self.passed.fetch_add(bytes + OVERHEAD, Relaxed) + bytes + OVERHEAD;
-        if passed > WORTH_WHILE && self.requests.load(Relaxed) == 0 {
+        if passed > WORTH_WHILE && self.is_quiet() {
             self.quiet.notify_one();
         }
     }
@@ -116,6 +169,16 @@ impl Export for Budget {
             "mygrpcadapter_requests_in_flight",
             "Requests being received or waiting to be written.",
             self.requests.load(Relaxed) as f64,
+        );
+        page.gauge(
+            "mygrpcadapter_streams_open",
+            "Streams of access logs.",
+            self.streams.load(Relaxed) as f64,
+        );
+        page.gauge(
+            "mygrpcadapter_streams_waiting",
+            "Streams whose next message waits for those before it to be written.",
+            self.waiting.load(Relaxed) as f64,
         );
         None
     }
@@ -139,11 +202,22 @@ impl Permit {
         Ok(())
     }
 
+    /// Takes room for what a message of so many packed bytes is to become, beside
+    /// what it holds already. Nobody who has a part of that room waits for more: a
+    /// packed message that is larger than a frame holds all of it from the start.
+    pub async fn unpack(&mut self, length: usize, patience: &mut Patience) -> Result<(), Status> {
+        match &mut self.large {
+            Some(all) => drop(all.split(all.num_permits().saturating_sub(length))),
+            None => self.reserve(length, patience).await?,
+        }
+        Ok(())
+    }
+
     fn take_small(&mut self, bytes: usize) -> Result<(), Status> {
         if !take(&self.budget.small, bytes, MAX_SMALL) {
             return Err(too_many());
         }
-        self.small = bytes;
+        self.small += bytes;
         Ok(())
     }
 
@@ -156,8 +230,26 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.budget.small.fetch_sub(self.small, Relaxed);
-        self.budget.requests.fetch_sub(1, Relaxed);
-        self.budget.passed(self.small + self.large.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        self.budget.requests.fetch_sub(self.requests, Relaxed);
+        let large = self.large.take();
+        let bytes = self.small + large.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        drop(large);
+        self.budget.passed(bytes);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A stream that waits for room, until this is dropped.
+struct Waiting<'a>(&'a Budget);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
     }
 }
 

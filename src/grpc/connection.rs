@@ -1,11 +1,11 @@
 //! What the calls of a connection and its socket know of each other: how many
-//! bytes of whole messages wait to be handled, and whether it is to close.
+//! bytes of whole messages wait to be handled, and whether it is to close or gone.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Bytes of whole messages that may wait on a connection before it is read no
 /// further: back-pressure, which reaches the caller. They need nothing more from
@@ -27,6 +27,8 @@ pub struct Connection {
     ended: AtomicUsize,
     reader: Mutex<Option<Waker>>,
     closing: watch::Sender<bool>,
+    /// Closed when the connection is gone.
+    gone: Semaphore,
 }
 
 /// A message's part of what a connection holds, until it is dropped.
@@ -43,7 +45,8 @@ pub struct Call(Arc<Connection>);
 impl Default for Connection {
     fn default() -> Self {
         let (held, received, useful, begun, ended, reader) = Default::default();
-        Self { held, received, useful, begun, ended, reader, closing: watch::Sender::new(false) }
+        let (closing, gone) = (watch::Sender::new(false), Semaphore::new(0));
+        Self { held, received, useful, begun, ended, reader, closing, gone }
     }
 }
 
@@ -56,6 +59,16 @@ impl Connection {
     /// Tells when it is to close.
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
+    }
+
+    /// It is gone: nothing more comes of its calls.
+    pub fn end(&self) {
+        self.gone.close();
+    }
+
+    /// Waits until it is gone.
+    pub async fn gone(&self) {
+        let _ = self.gone.acquire().await;
     }
 
     /// How many calls have begun.

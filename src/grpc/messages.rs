@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 use tonic::Status;
 
-use super::budget::{Budget, MAX_MESSAGE, Permit};
+use super::budget::{Budget, FRAME, MAX_MESSAGE, Permit, Stream};
 use super::connection::Connection;
+use super::gzip;
 use crate::memory;
 use crate::message::Patience;
 
@@ -28,6 +29,8 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 /// Before a message as large as this is put together, what others have left is
 /// given back.
 const LARGE: usize = 96 * 1024;
+/// The largest message that is packed: there is room for it and what it becomes.
+const MAX_PACKED: usize = 1024 * 1024;
 /// What a call's headers may cost without being held against its connection.
 pub const HEADERS: usize = 16 * 1024;
 
@@ -41,6 +44,8 @@ pub struct Messages<B> {
     budget: Arc<Budget>,
     connection: Arc<Connection>,
     patience: Patience,
+    /// Whether its messages may be packed with gzip.
+    may_be_packed: bool,
     /// What has come of the next message.
     start: Bytes,
     /// Set only while a message that has begun isn't here at once.
@@ -54,7 +59,23 @@ where
 {
     /// Those in `body`, none of which has been looked at.
     pub fn new(body: B, budget: Arc<Budget>, connection: Arc<Connection>, patience: Patience) -> Self {
-        Self { body, budget, connection, patience, start: Bytes::new(), alarm: None }
+        let (start, may_be_packed, alarm) = Default::default();
+        Self { body, budget, connection, patience, may_be_packed, start, alarm }
+    }
+
+    /// Admits these as a stream that stays open.
+    pub fn open(&self) -> Result<Stream, Status> {
+        self.budget.open()
+    }
+
+    /// Tells when their connection is to close.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.connection.closing()
+    }
+
+    /// Takes messages that are packed with gzip.
+    pub fn unpack(&mut self) {
+        self.may_be_packed = true;
     }
 
     /// The one message of a unary call, of at most `most` bytes.
@@ -70,9 +91,11 @@ where
     }
 
     /// The next message of a client's stream, of at most `most` bytes; `None` at
-    /// its end, or before one that has not begun when the connection is to close.
+    /// its end, or before one that has not begun when `closing` is set.
     ///
     /// Until a message begins, the stream has no timer and nothing of the budget.
+    /// Then it waits for room as long as its connection lasts, and is not counted
+    /// as held by this: other calls on the connection go on.
     pub async fn next(
         &mut self,
         most: usize,
@@ -83,7 +106,7 @@ where
             let frame = tokio::select! {
                 biased;
                 frame = frame => frame,
-                _ = closing.wait_for(|closing| *closing) => None,
+                Ok(_) = closing.wait_for(|closing| *closing) => None,
             };
             let Some(frame) = frame else { return Ok(None) };
             match frame.map_err(failed)?.into_data() {
@@ -94,12 +117,38 @@ where
                 Err(_) => return Ok(None),
             }
         }
-        let permit = self.budget.admit(&self.connection)?;
-        self.message(permit, most).await.map(Some)
+        let (length, _) = self.head(most).await?;
+        // It may be kept for long, and is not to keep the buffer that others came in.
+        self.start = Bytes::copy_from_slice(&self.start);
+        let permit = tokio::select! {
+            biased;
+            permit = self.budget.next(length, &self.connection) => permit?,
+            () = self.connection.gone() => return Err(Status::cancelled("the connection is gone")),
+        };
+        let bytes = self.body(length).await?;
+        Ok(Some(Message { bytes, patience: self.patience, held: permit }))
     }
 
     /// A message, of which nothing or a part is here.
     async fn message(&mut self, mut permit: Permit, most: usize) -> Result<Message, Status> {
+        let (length, is_packed) = self.head(most).await?;
+        if length > self.start.len() {
+            // While it waits, it is not to keep the buffer that others came in, too.
+            self.start = Bytes::copy_from_slice(&self.start);
+        }
+        let mut patience = self.patience;
+        let room = if is_packed && length > FRAME { MAX_MESSAGE } else { length };
+        permit.reserve(room, &mut patience).await?;
+        let mut bytes = self.body(length).await?;
+        if is_packed {
+            bytes = unpacked(&bytes, most, &mut permit, &mut patience).await?;
+        }
+        permit.hold(self.connection.hold(length));
+        Ok(Message { bytes, patience, held: permit })
+    }
+
+    /// How long the next message is, and whether it is packed.
+    async fn head(&mut self, most: usize) -> Result<(usize, bool), Status> {
         // A peer short of window may send a byte at a time.
         while self.start.len() < HEAD {
             match self.data().await? {
@@ -107,19 +156,16 @@ where
                 None => return Err(Status::internal("the request ends inside the head of a message")),
             }
         }
-        let length = length(&self.start.split_to(HEAD), most)?;
-        if length > self.start.len() {
-            // While it waits, it is not to keep the buffer that others came in, too.
-            self.start = Bytes::copy_from_slice(&self.start);
-        }
-        let mut patience = self.patience;
-        permit.reserve(length, &mut patience).await?;
+        length(&self.start.split_to(HEAD), most, self.may_be_packed)
+    }
+
+    /// The bytes of a message that there is room for, in time.
+    async fn body(&mut self, length: usize) -> Result<Bytes, Status> {
         self.alarm = None;
         let bytes = self.bytes(length).await?;
         self.alarm = None;
         self.connection.useful(HEADERS);
-        permit.hold(self.connection.hold(length));
-        Ok(Message { bytes, patience, held: permit })
+        Ok(bytes)
     }
 
     /// The bytes of a message, of which a part is here.
@@ -217,18 +263,41 @@ where
     }
 }
 
-/// What gRPC's head says of the message behind it.
-fn length(head: &[u8], most: usize) -> Result<usize, Status> {
+/// What gRPC's head says of the message behind it: its length, and whether it is
+/// packed.
+fn length(head: &[u8], most: usize, may_be_packed: bool) -> Result<(usize, bool), Status> {
     let [flag, a, b, c, d] = *head else { return Err(Status::internal("half a head")) };
-    if flag != 0 {
-        return Err(Status::internal("a message is marked as compressed; none are taken"));
+    let is_packed = flag == 1 && may_be_packed;
+    if flag != 0 && !is_packed {
+        return Err(Status::internal("a message is marked as compressed, and may not be"));
     }
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    let most = if is_packed { most.min(MAX_PACKED) } else { most };
+    if length > most { Err(too_large(length, most)) } else { Ok((length, is_packed)) }
+}
+
+/// A message that was packed, if there is room for it.
+async fn unpacked(
+    packed: &[u8],
+    most: usize,
+    permit: &mut Permit,
+    patience: &mut Patience,
+) -> Result<Bytes, Status> {
+    let damaged = || Status::internal("a message is marked as gzip, and is not, or is damaged");
+    let length = gzip::length(packed).ok_or_else(damaged)?;
     if length > most {
-        let text = format!("a message of {length} bytes; at most {most} are taken, send less at once");
-        return Err(Status::resource_exhausted(text));
+        return Err(too_large(length, most));
     }
-    Ok(length)
+    permit.unpack(length, patience).await?;
+    if length >= LARGE {
+        memory::give_back();
+    }
+    gzip::unpack(packed, length).map(Bytes::from).ok_or_else(damaged)
+}
+
+fn too_large(length: usize, most: usize) -> Status {
+    let text = format!("a message of {length} bytes; at most {most} are taken, send less at once");
+    Status::resource_exhausted(text)
 }
 
 /// A body breaks off where its caller gives the call up, or its connection ends.
@@ -267,7 +336,7 @@ mod tests {
 
     fn messages(parts: &[&'static [u8]], ended: bool) -> (Messages<Came>, Arc<Connection>) {
         let body = Came(parts.iter().map(|part| Bytes::from_static(part)).collect(), ended);
-        let (budget, connection) = (Arc::new(Budget::new(Duration::ZERO)), Arc::default());
+        let (budget, connection) = (Arc::new(Budget::new(Duration::ZERO, 1)), Arc::default());
         let patience = Patience::new(Duration::ZERO, None);
         (Messages::new(body, budget, Arc::clone(&connection), patience), connection)
     }

@@ -26,19 +26,29 @@ pub enum Handler {
     Watch,
     /// Mixer's front end.
     Mixer(Method),
+    /// Envoy's access logs, a stream.
+    AccessLog,
+    /// OpenTelemetry's log records.
+    LogRecords,
 }
 
 impl Handler {
     pub(super) fn max_message(self) -> usize {
         match self {
             Self::Check | Self::Watch => MAX_HEALTH_MESSAGE,
-            Self::Mixer(_) => MAX_MESSAGE,
+            Self::Mixer(_) | Self::AccessLog | Self::LogRecords => MAX_MESSAGE,
         }
+    }
+
+    /// Whether its messages may be packed with gzip: SDKs and collectors do so,
+    /// Mixer and Envoy never.
+    pub(super) fn unpacks(self) -> bool {
+        matches!(self, Self::LogRecords)
     }
 }
 
 /// The routes. Health, and the numbers of calls, have an entry for each service.
-pub const SERVICES: [Service; 9] = [
+pub const SERVICES: [Service; 11] = [
     Service {
         name: "metric.HandleMetricService",
         needs_volume: true,
@@ -82,6 +92,16 @@ pub const SERVICES: [Service; 9] = [
             ("CreateSession", Handler::Mixer(Method::CreateSession)),
             ("CloseSession", Handler::Mixer(Method::CloseSession)),
         ],
+    },
+    Service {
+        name: "envoy.service.accesslog.v3.AccessLogService",
+        needs_volume: true,
+        methods: &[("StreamAccessLogs", Handler::AccessLog)],
+    },
+    Service {
+        name: "opentelemetry.proto.collector.logs.v1.LogsService",
+        needs_volume: true,
+        methods: &[("Export", Handler::LogRecords)],
     },
     Service {
         name: "grpc.health.v1.Health",

@@ -9,6 +9,7 @@
 //!                                     Busy --longer than the stall time--> Stalled --done--> Idle
 //! ```
 
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -41,6 +42,13 @@ impl Destination {
     }
 }
 
+/// The path, as it is shown in logs.
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
+    }
+}
+
 /// What is counted when a request is written, whether its caller waits or not.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -64,11 +72,18 @@ pub struct Unfinished {
 pub(super) enum Waiter {
     /// A caller, until it is answered; and what to count when the request is written.
     Caller(Option<oneshot::Sender<Outcome>>, Tally),
-    /// A caller that keeps the request, to try it again if it fails. A stall is no
-    /// answer to it: the request may be written yet, and would be there twice.
+    /// The same, but that a stall is no answer.
     Keeper(oneshot::Sender<Outcome>, Tally),
     /// Nobody; what to count a record that is not written as.
     Nobody(Arc<Counter>),
+}
+
+impl Waiter {
+    fn count(&mut self, more: u64) {
+        if let Self::Caller(_, tally) | Self::Keeper(_, tally) = self {
+            tally.count += more;
+        }
+    }
 }
 
 /// The requests for one file that will be written together.
@@ -176,25 +191,28 @@ impl Queue {
         self.lock().queued
     }
 
-    /// Adds one request: `render` appends its bytes, and what it appended is
-    /// taken back if it fails.
+    /// Adds one request: `render` appends its bytes and says what more is to be
+    /// counted; what it appended is taken back if it fails.
     pub(super) fn add<E>(
         &self,
         to: &Destination,
-        waiter: Waiter,
-        render: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+        mut waiter: Waiter,
+        render: impl FnOnce(&mut Vec<u8>) -> Result<u64, E>,
     ) -> Result<(), E> {
         let mut state = self.lock();
         let at = state.batch_for(to);
         let batch = &mut state.batches[at];
         let start = batch.bytes.len();
-        if let Err(error) = render(&mut batch.bytes) {
-            batch.bytes.truncate(start);
-            if batch.ends.is_empty() {
-                state.batches.swap_remove(at);
-                state.waiters.swap_remove(at);
+        match render(&mut batch.bytes) {
+            Ok(more) => waiter.count(more),
+            Err(error) => {
+                batch.bytes.truncate(start);
+                if batch.ends.is_empty() {
+                    state.batches.swap_remove(at);
+                    state.waiters.swap_remove(at);
+                }
+                return Err(error);
             }
-            return Err(error);
         }
         batch.to.format = to.format;
         batch.ends.push(batch.bytes.len());
@@ -372,7 +390,7 @@ mod tests {
         let waiter = Waiter::Caller(Some(caller), Tally { counter: Arc::clone(counter), count: 2 });
         let render = |out: &mut Vec<u8>| {
             out.extend_from_slice(&[b'x'; 10]);
-            Ok::<_, ()>(())
+            Ok::<_, ()>(0)
         };
         queue.add(&file(name), waiter, render).unwrap();
         outcome
@@ -435,8 +453,8 @@ mod tests {
     fn a_request_that_is_kept_is_answered_when_its_outcome_is_known_and_not_before() {
         let (queue, counter) = (Queue::new(1000), Arc::default());
         let (caller, mut outcome) = oneshot::channel();
-        let waiter = Waiter::Keeper(caller, Tally { counter: Arc::clone(&counter), count: 2 });
-        queue.add(&file("a"), waiter, |_| Ok::<_, ()>(())).unwrap();
+        let waiter = Waiter::Keeper(caller, Tally { counter: Arc::clone(&counter), count: 0 });
+        queue.add(&file("a"), waiter, |_| Ok::<_, ()>(2)).unwrap();
         let batches = round(&queue);
         assert!(queue.stall(Duration::ZERO));
         answer(&queue);
@@ -452,7 +470,7 @@ mod tests {
         let (queue, counter, errors) = (Queue::new(1000), Arc::default(), Arc::<Counter>::default());
         drop(add(&queue, "a", &counter));
         let waiter = Waiter::Nobody(Arc::clone(&errors));
-        queue.add(&file("b"), waiter, |_| Ok::<_, ()>(())).unwrap();
+        queue.add(&file("b"), waiter, |_| Ok::<_, ()>(0)).unwrap();
         let failure = Some(Refusal::new(Reason::Full, "full"));
         queue.finish(round(&queue), &[WRITTEN, Written { whole: 0, failure }], true);
         assert_eq!((counter.get(), errors.get()), (2, 1));

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::grpc::connection::Connection;
+use crate::once::Once;
 
 /// Bytes that all connections read before those who handle them have their turn,
 /// and what one reads of them: what was read is in memory, and not yet counted.
@@ -26,6 +27,8 @@ const INTERVAL: Duration = Duration::from_secs(600);
 pub(super) struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
+    /// Peers that were told of, as they speak HTTP/1.
+    told: Arc<Once>,
     /// Bytes read since others had their turn, and how many there may be.
     turn: usize,
     max_turn: usize,
@@ -36,9 +39,25 @@ pub(super) struct Socket {
 
 impl Socket {
     /// One of `open`.
-    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>, open: usize) -> Self {
+    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>, told: Arc<Once>, open: usize) -> Self {
         let max_turn = (TURNS / open.max(1)).clamp(MIN_TURN, MAX_TURN);
-        Self { stream, connection, turn: 0, max_turn, interval: Instant::now(), useless: 0 }
+        Self { stream, connection, told, turn: 0, max_turn, interval: Instant::now(), useless: 0 }
+    }
+
+    /// Logs once for each address that a peer speaks HTTP/1: so does Envoy where the
+    /// port of our Service doesn't say that it is gRPC's.
+    fn look_at_first(&self, bytes: &[u8]) {
+        if !is_http_1(bytes) {
+            return;
+        }
+        let Ok(peer) = self.stream.peer_addr() else { return };
+        let peer = peer.ip().to_canonical();
+        if self.told.is_first(peer.to_string().as_bytes()) {
+            log::warn!(
+                "a peer speaks HTTP/1 on the gRPC port; give the Service's port \"appProtocol: grpc\", or a name \
+                 that begins with grpc peer={peer}"
+            );
+        }
     }
 
     /// Ends a connection that brings nothing but work.
@@ -53,6 +72,12 @@ impl Socket {
         (self.interval, self.useless) = (Instant::now(), useless);
         Ok(())
     }
+}
+
+/// Whether a request line of HTTP/1 begins like this. HTTP/2's preface has no path.
+fn is_http_1(bytes: &[u8]) -> bool {
+    let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    method > 0 && bytes[method..].starts_with(b" /")
 }
 
 impl AsyncRead for Socket {
@@ -72,6 +97,9 @@ impl AsyncRead for Socket {
         let before = out.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, out);
         let read = out.filled().len() - before;
+        if self.connection.total() == 0 {
+            self.look_at_first(&out.filled()[before..]);
+        }
         self.turn = if outcome.is_pending() { 0 } else { self.turn + read };
         self.connection.received(read);
         match self.check_use() {

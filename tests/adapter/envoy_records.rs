@@ -1,7 +1,7 @@
 //! What Envoy sends, to lines: against the lines that the same Envoy wrote itself,
 //! and against a second reading of the same bytes.
 
-mod captures; // what a real Envoy sent, and what it wrote itself
+pub mod captures; // what a real Envoy sent, and what it wrote itself
 mod hostile; // what no Envoy sends
 mod properties; // what must hold for any message
 mod second; // the second reading

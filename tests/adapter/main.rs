@@ -14,6 +14,7 @@
 
 mod support;
 
+mod access_logs; // streams of Envoy, exports of OpenTelemetry
 mod architecture; // the order of modules
 mod authorization; // tokens, keys and verdicts
 mod captures; // what real Mixers sent, byte for byte

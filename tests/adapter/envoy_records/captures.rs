@@ -65,10 +65,10 @@ const OTLP: [(&str, &str, &str); 3] = [
 ];
 
 /// A recorded case: its name, and its messages in order.
-struct Case {
-    name: String,
+pub struct Case {
+    pub name: String,
     path: PathBuf,
-    messages: Vec<Vec<u8>>,
+    pub messages: Vec<Vec<u8>>,
 }
 
 impl Case {
@@ -84,7 +84,7 @@ impl Case {
     }
 }
 
-fn cases(folder: &str) -> Vec<Case> {
+pub fn cases(folder: &str) -> Vec<Case> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures/envoy").join(folder);
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "bin"));

@@ -80,6 +80,11 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
+    /// Which kind all of them are.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     fn next_entry(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
         let list = match self.kind {
             Kind::Http => stream::HTTP_LOGS,

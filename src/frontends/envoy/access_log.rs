@@ -1,0 +1,273 @@
+//! Access logs (`envoy.service.accesslog.v3`): one stream of each worker of an
+//! Envoy, open for days, whose messages nobody acknowledges.
+//!
+//! So a message that was read is written, or kept and tried again, and its stream
+//! is read no further meanwhile: Envoy buffers 16 MiB of a stream, and counts what
+//! it drops beyond that.
+
+use std::sync::Arc;
+
+use records::envoy::entry::{Entry, Kind};
+use records::envoy::identifier::Identifier;
+use records::envoy::message::{self, Entries};
+use records::envoy::observation;
+use records::protobuf::wire::Malformed;
+use records::render::{bound, go};
+
+use super::log::{HTTP, Log, MALFORMED, MAX_RENDERED, TCP, TOO_LONG};
+use crate::histogram::{Histogram, Observation, Observations};
+use crate::journal::{Destination, Journal, OnStall};
+use crate::memory;
+use crate::message::Message;
+use crate::quoted::quoted;
+use crate::refusal::{Reason, Refusal, Scope};
+use crate::render::Format;
+
+/// Rendered bytes of one append, about: a message that becomes more is appended in
+/// several.
+const PART: usize = 128 * 1024;
+/// What the bytes of a message grow by at the most in practice.
+const GROWTH: usize = 4;
+
+/// One stream: who sends it, and where its lines go.
+#[derive(Debug)]
+pub struct Stream {
+    log: Arc<Log>,
+    sender: Identifier,
+    to: Option<Destination>,
+}
+
+impl Stream {
+    /// One whose first message is still to come.
+    pub fn new(log: Arc<Log>) -> Self {
+        Self { log, sender: Identifier::default(), to: None }
+    }
+
+    /// Writes the entries of a message, however long that takes. Ends early only
+    /// where the adapter does.
+    ///
+    /// # Errors
+    ///
+    /// The message is malformed. What came before that in it is written.
+    pub async fn take<H>(&mut self, message: Message<H>) -> Result<(), Refusal> {
+        let mut over = self.log.over();
+        let taken = tokio::select! {
+            biased;
+            taken = self.write(&message.bytes) => taken,
+            _ = over.wait_for(|is_over| *is_over) => Ok(()),
+        };
+        taken.inspect_err(|refusal| self.tell(refusal))
+    }
+
+    /// Logs once for each sender that its messages are malformed.
+    fn tell(&self, refusal: &Refusal) {
+        if self.log.told.is_first(self.sender.node()) {
+            log::warn!(
+                "a stream of access logs is ended node={} error={refusal}",
+                quoted(self.sender.node())
+            );
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let message = message::Message::read(bytes).map_err(refused)?;
+        if message.is_identified() {
+            (self.sender, self.to) = (message.identifier().map_err(refused)?, None);
+        }
+        let mut left = Left { entries: message.entries(), log: &self.log };
+        let Some(journal) = &self.log.journal else { return self.observe(&mut left.entries) };
+        loop {
+            let to = match &mut self.to {
+                Some(to) => to,
+                none => none.insert(self.log.files.of(journal, &self.sender)?),
+            };
+            let part = Part::new(&self.log.histogram, &self.sender, to.format());
+            match append(journal, to, &mut left, part, bytes.len()).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(Failed::Malformed(malformed)) => return Err(refused(malformed)),
+                Err(Failed::NotWritten(failure)) => {
+                    // What one sender's names lead to is no matter of the others.
+                    let is_of_file = failure.scope == Scope::File || failure.reason == Reason::Path;
+                    if self.log.files.are_many() && is_of_file {
+                        self.to = Some(self.log.files.common(journal)?);
+                    }
+                    journal.is_worth_a_retry().await;
+                }
+            }
+        }
+    }
+
+    /// Adds entries to the histogram, where there is no volume.
+    fn observe(&self, entries: &mut Entries) -> Result<(), Refusal> {
+        let mut part = Part::new(&self.log.histogram, &self.sender, Format::Text);
+        let (mut entry, counter) = (Entry::default(), self.log.entries.at(index(entries.kind())));
+        for item in entries {
+            let (kind, bytes) = item.map_err(refused)?;
+            if entry.read(kind, bytes).is_err() {
+                part.skipped[MALFORMED] += 1;
+                continue;
+            }
+            part.note(&entry);
+            counter.add(1);
+        }
+        part.count(&self.log);
+        Ok(())
+    }
+}
+
+fn refused(malformed: Malformed) -> Refusal {
+    Refusal::new(Reason::Malformed, format!("not a message of access logs: {malformed}"))
+}
+
+/// A kind's place among the counters.
+fn index(kind: Kind) -> usize {
+    match kind {
+        Kind::Http => HTTP,
+        Kind::Tcp => TCP,
+    }
+}
+
+/// The entries of a message that are neither written nor queued. Those that still
+/// are when it is dropped are counted.
+#[derive(Debug)]
+struct Left<'a> {
+    entries: Entries<'a>,
+    log: &'a Log,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.log.dropped.add(self.entries.by_ref().count() as u64);
+    }
+}
+
+/// Why entries are not in their file.
+#[derive(Debug)]
+enum Failed {
+    Malformed(Malformed),
+    NotWritten(Refusal),
+}
+
+/// Appends as many entries as make a part, and waits until they are written. Says
+/// whether there may be more.
+async fn append(
+    journal: &Journal,
+    to: &Destination,
+    left: &mut Left<'_>,
+    mut part: Part<'_>,
+    bytes: usize,
+) -> Result<bool, Failed> {
+    let room = journal.room(bytes.saturating_mul(GROWTH)).await.map_err(Failed::NotWritten)?;
+    let start = left.entries.clone();
+    let counter = left.log.entries.at(index(left.entries.kind()));
+    let render = |out: &mut Vec<u8>| part.render(&mut left.entries, out);
+    if let Ok(pending) = journal.append_lines(room, to, counter, OnStall::Wait, render)
+        && let Err(failure) = pending.written().await
+    {
+        left.entries = start;
+        return Err(Failed::NotWritten(failure));
+    }
+    part.count(left.log);
+    match part.malformed {
+        Some(malformed) => Err(Failed::Malformed(malformed)),
+        None => Ok(!part.is_last),
+    }
+}
+
+/// What is rendered of a message at once.
+struct Part<'s> {
+    histogram: &'s Histogram,
+    sender: &'s Identifier,
+    format: Format,
+    observations: Observations,
+    skipped: [u64; 2],
+    /// Whether no entry is left behind it.
+    is_last: bool,
+    /// Why the list of entries breaks off.
+    malformed: Option<Malformed>,
+}
+
+/// A part without any line.
+struct Empty;
+
+impl<'s> Part<'s> {
+    fn new(histogram: &'s Histogram, sender: &'s Identifier, format: Format) -> Self {
+        let (observations, skipped) = Default::default();
+        Self { histogram, sender, format, observations, skipped, is_last: false, malformed: None }
+    }
+
+    /// Renders entries while they fit, and returns how many lines they are.
+    fn render(&mut self, entries: &mut Entries, out: &mut Vec<u8>) -> Result<u64, Empty> {
+        let end = out.len() + PART;
+        let (mut entry, mut lines) = (Entry::default(), 0);
+        loop {
+            let before = entries.clone();
+            let Some((kind, bytes)) = self.next(entries) else { break };
+            let room = end.saturating_sub(out.len());
+            if !bound::fits(self.format, bytes, self.sender.shared(), room) {
+                if lines > 0 {
+                    *entries = before;
+                    self.is_last = false;
+                    break;
+                }
+                if !self.make_room(bytes, out) {
+                    self.skipped[TOO_LONG] += 1;
+                    continue;
+                }
+            }
+            if entry.read(kind, bytes).is_err() {
+                self.skipped[MALFORMED] += 1;
+                continue;
+            }
+            records::envoy::line(out, self.format, &mut entry, self.sender);
+            self.note(&entry);
+            lines += 1;
+        }
+        if lines == 0 { Err(Empty) } else { Ok(lines) }
+    }
+
+    fn next<'a>(&mut self, entries: &mut Entries<'a>) -> Option<(Kind, &'a [u8])> {
+        match entries.next() {
+            Some(Ok(entry)) => Some(entry),
+            end => {
+                self.is_last = true;
+                self.malformed = end.and_then(Result::err);
+                None
+            }
+        }
+    }
+
+    /// Makes room for the one line of a part, if it isn't too long.
+    fn make_room(&self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+        let need = bound::need(self.format, bytes, MAX_RENDERED).saturating_add(self.sender.shared());
+        let fits = need <= MAX_RENDERED;
+        if fits {
+            memory::reserve(out, need);
+        }
+        fits
+    }
+
+    /// Notes the end of a request.
+    fn note(&mut self, entry: &Entry) {
+        let Some(seen) = observation::Observation::of(entry) else { return };
+        let mut status = Vec::new();
+        go::int(&mut status, seen.status.into());
+        let observation = Observation {
+            url: seen.path,
+            host: seen.host,
+            method: seen.method.as_bytes(),
+            status: &status,
+            seconds: seen.seconds,
+        };
+        self.histogram.note(&observation, &mut self.observations);
+    }
+
+    /// Counts what was seen, when the lines are written.
+    fn count(&self, log: &Log) {
+        log.histogram.add(&self.observations);
+        for (reason, count) in self.skipped.iter().enumerate() {
+            log.skipped.at(reason).add(*count);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! OpenTelemetry's log records (`opentelemetry.proto.collector.logs.v1`): requests
+//! with the records of one or more resources, answered when these are written.
+
+use bytes::Bytes;
+use records::envoy::identifier::Identifier;
+use records::otlp::export::{self, Count, Export, ResourceLogs};
+use records::render::bound;
+
+use super::log::{Log, MALFORMED, MAX_RENDERED, OTLP};
+use crate::journal::{Destination, Journal, OnStall};
+use crate::memory;
+use crate::message::{Late, Message, Patience};
+use crate::refusal::{Reason, Refusal};
+
+/// The most resources that one request may bring.
+const MAX_RESOURCES: usize = 65_536;
+/// What the bytes of a message grow by at the most in practice.
+const GROWTH: usize = 4;
+/// In the answer: how many records were rejected, and why.
+const PARTIAL_SUCCESS: u8 = 0x0a;
+const REJECTED: u8 = 0x08;
+const ERROR_MESSAGE: u8 = 0x12;
+const MALFORMED_RECORDS: &[u8] = b"malformed records";
+
+impl Log {
+    /// Appends the records of a request and waits until they are written. The
+    /// answer says how many were malformed.
+    ///
+    /// Records for several files are appended one file after the other: where one
+    /// fails, those before it are written.
+    ///
+    /// # Errors
+    ///
+    /// The request is malformed or becomes too long; or it is not written.
+    pub async fn export<H>(&self, message: Message<H>) -> Result<Bytes, Refusal> {
+        let Some(journal) = &self.journal else {
+            return Err(Refusal::new(Reason::NoVolume, "there is no volume to write to: --volume none"));
+        };
+        let plan = self.plan(journal, &message.bytes)?;
+        let mut waiting = message.patience;
+        let (mut count, mut room) = (Count::default(), MAX_RENDERED);
+        for at in 0..plan.files.len() {
+            let written = self.append(journal, &plan, at, &message, &mut waiting, &mut room).await?;
+            count.records += written.records;
+            count.malformed += written.malformed;
+        }
+        Ok(answer(count.malformed))
+    }
+
+    /// Finds the file of each resource.
+    fn plan(&self, journal: &Journal, message: &[u8]) -> Result<Plan, Refusal> {
+        if !self.files.are_many() {
+            let only = self.files.of(journal, &Identifier::default())?;
+            return Ok(Plan { files: vec![only], places: Vec::new() });
+        }
+        let mut plan = Plan { files: Vec::new(), places: Vec::new() };
+        for resource in Export::new(message) {
+            if plan.places.len() >= MAX_RESOURCES {
+                return Err(Refusal::new(Reason::Instances, format!("more than {MAX_RESOURCES} resources")));
+            }
+            let sender = resource.and_then(|resource| resource.identifier());
+            let to = self.files.of(journal, &sender.map_err(malformed)?)?;
+            let at = plan.files.iter().position(|known| *known == to).unwrap_or_else(|| {
+                plan.files.push(to);
+                plan.files.len() - 1
+            });
+            // There are few more files than are remembered.
+            plan.places.push(at as u16);
+        }
+        Ok(plan)
+    }
+
+    /// Appends the records for one of the files.
+    async fn append<H>(
+        &self,
+        journal: &Journal,
+        plan: &Plan,
+        at: usize,
+        message: &Message<H>,
+        waiting: &mut Patience,
+        room: &mut usize,
+    ) -> Result<Count, Refusal> {
+        let place = journal.room(message.bytes.len().saturating_mul(GROWTH));
+        let place = waiting.wait(place).await.map_err(|late| match late {
+            Late::Queue => journal.no_room(),
+            Late::Caller => Refusal::late(),
+        })??;
+        let to = &plan.files[at];
+        let mut count = Count::default();
+        let render = |out: &mut Vec<u8>| {
+            let start = out.len();
+            count = plan.render(at, &message.bytes, out, *room)?;
+            *room -= out.len() - start;
+            if out.len() == start { Err(None) } else { Ok(count.records - count.malformed) }
+        };
+        match journal.append_lines(place, to, self.entries.at(OTLP), OnStall::Answer, render) {
+            Ok(pending) => pending.written().await?,
+            Err(None) => {}
+            Err(Some(refusal)) => return Err(refusal),
+        }
+        self.skipped.at(MALFORMED).add(count.malformed);
+        Ok(count)
+    }
+}
+
+/// Which file each resource of a request goes to.
+struct Plan {
+    files: Vec<Destination>,
+    /// For each resource its file's index; empty where there is one file alone.
+    places: Vec<u16>,
+}
+
+impl Plan {
+    /// Appends the lines of all resources that go to one file.
+    fn render(
+        &self,
+        at: usize,
+        message: &[u8],
+        out: &mut Vec<u8>,
+        room: usize,
+    ) -> Result<Count, Option<Refusal>> {
+        let (start, format, mut total) = (out.len(), self.files[at].format(), Count::default());
+        memory::reserve(out, bound::most(format, message.len(), 0).min(room));
+        for (index, resource) in Export::new(message).enumerate() {
+            if self.places.get(index).is_some_and(|place| usize::from(*place) != at) {
+                continue;
+            }
+            let left = room - (out.len() - start);
+            let lines = |mut resource: ResourceLogs| resource.lines(out, format, left);
+            let count = resource.map_err(export::Refusal::from).and_then(lines).map_err(refused)?;
+            total.records += count.records;
+            total.malformed += count.malformed;
+        }
+        Ok(total)
+    }
+}
+
+fn refused(refusal: export::Refusal) -> Refusal {
+    match refusal {
+        export::Refusal::Malformed(error) => malformed(error),
+        export::Refusal::TooLong => {
+            let text = format!("the records become more than {MAX_RENDERED} bytes; send fewer at once");
+            Refusal::new(Reason::Rendered, text)
+        }
+    }
+}
+
+fn malformed(error: records::protobuf::wire::Malformed) -> Refusal {
+    Refusal::new(Reason::Malformed, format!("not a request with log records: {error}"))
+}
+
+/// An ExportLogsServiceResponse.
+fn answer(rejected: u64) -> Bytes {
+    if rejected == 0 {
+        return Bytes::new();
+    }
+    let mut partial = vec![REJECTED];
+    let mut left = rejected;
+    while left >= 0x80 {
+        partial.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    partial.extend_from_slice(&[left as u8, ERROR_MESSAGE, MALFORMED_RECORDS.len() as u8]);
+    partial.extend_from_slice(MALFORMED_RECORDS);
+    [&[PARTIAL_SUCCESS, partial.len() as u8][..], &partial].concat().into()
+}

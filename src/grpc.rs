@@ -90,13 +90,16 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
         let routed = self.route(&head);
         // A list of headers may be large; nothing more is needed of it.
         drop(head);
-        let (service, handler) = match routed {
+        let (service, handler, is_packed) = match routed {
             Ok(routed) => routed,
             Err(refusal) => {
                 messages.discard();
                 return Box::pin(ready(Ok(refusal)));
             }
         };
+        if is_packed {
+            messages.unpack();
+        }
         let dispatcher = self.clone();
         Box::pin(async move {
             let answered = dispatcher.services.calls.begin(service);
@@ -106,9 +109,6 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
                     streams::take(messages, stream, move |refusal| dispatcher.refused(refusal, status)).await
                 }
                 _ => {
-                    if handler.unpacks() {
-                        messages.unpack();
-                    }
                     let outcome = dispatcher.answer(handler, &mut messages).await;
                     messages.discard();
                     outcome
@@ -121,8 +121,9 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
 }
 
 impl Dispatcher {
-    /// The service and the handler of a request, or why there is none.
-    fn route(&self, head: &Parts) -> Result<(usize, Handler), Response<Reply>> {
+    /// The service and the handler of a request, and whether its messages may be
+    /// packed; or why there is none.
+    fn route(&self, head: &Parts) -> Result<(usize, Handler, bool), Response<Reply>> {
         if let Some(refusal) = refusal(&head.method, &head.headers) {
             return Err(refusal);
         }
@@ -133,14 +134,13 @@ impl Dispatcher {
         });
         let (service, handler) = routed?;
         match head.headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
-            None | Some(b"identity") => {}
-            Some(b"gzip") if handler.unpacks() => {}
+            None | Some(b"identity") => Ok((service, handler, false)),
+            Some(b"gzip") if handler.unpacks() => Ok((service, handler, true)),
             Some(_) => {
                 let status = Status::unimplemented("messages compressed like this are not taken");
-                return Err(refused(status, handler.unpacks()));
+                Err(refused(status, handler.unpacks()))
             }
         }
-        Ok((service, handler))
     }
 
     /// Logs once for each service that it is not served: traces or metrics, say.

@@ -48,7 +48,12 @@ pub fn field(number: u8, content: &[u8]) -> Vec<u8> {
 
 /// The identifier of a pod's stream.
 pub fn identifier(log_name: &str, namespace: &str, pod: &str) -> Vec<u8> {
-    let node = field(1, format!("sidecar~10.0.0.1~{pod}.{namespace}~{namespace}.svc").as_bytes());
+    let member = |name: &str, value: &str| {
+        let value = field(2, &field(3, value.as_bytes()));
+        field(1, &[field(1, name.as_bytes()), value].concat())
+    };
+    let metadata = [member("NAMESPACE", namespace), member("NAME", pod)].concat();
+    let node = field(3, &metadata);
     field(1, &[field(1, &node), field(2, log_name.as_bytes())].concat())
 }
 

@@ -37,6 +37,17 @@ pub struct Call {
     body: SendStream<Bytes>,
 }
 
+/// What is sent by a call.
+#[derive(Debug)]
+pub struct Body(SendStream<Bytes>);
+
+impl Body {
+    /// Sends a part of the body, as [`Call::send`] does.
+    pub fn send(&mut self, part: Bytes, last: bool) -> io::Result<()> {
+        self.0.send_data(part, last).map_err(io::Error::other)
+    }
+}
+
 /// An answer that has begun to arrive.
 #[derive(Debug)]
 pub struct Answer {
@@ -100,6 +111,11 @@ impl Call {
     /// too small for it.
     pub fn send(&mut self, part: Bytes, last: bool) -> io::Result<()> {
         self.body.send_data(part, last).map_err(io::Error::other)
+    }
+
+    /// Its two halves: what is sent, and the answer's headers.
+    pub fn split(self) -> (Body, ResponseFuture) {
+        (Body(self.body), self.response)
     }
 
     /// Gives the call up.

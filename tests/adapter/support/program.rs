@@ -279,6 +279,17 @@ impl Adapter {
         fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
     }
 
+    /// How often any of its threads has begun to wait.
+    pub fn wake_ups(&self) -> u64 {
+        let tasks = std::fs::read_dir(self.proc("task")).unwrap();
+        let of_task = |task: io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        };
+        tasks.map(of_task).sum()
+    }
+
     fn proc(&self, file: &str) -> PathBuf {
         format!("/proc/{}/{file}", self.pid().as_raw_pid()).into()
     }

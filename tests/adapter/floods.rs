@@ -69,7 +69,7 @@ fn floods(adapter: &Adapter) -> [Flood<'_>; 2] {
 
 #[tokio::test]
 async fn a_thousand_connections_are_served_a_few_at_a_time() {
-    let adapter = Adapter::start(&METRICS).await;
+    let adapter = Adapter::start(&["--max-connections", "64", "--metrics-port", "0"]).await;
     let port = adapter.port;
     let (served, mut serving) = tokio::sync::mpsc::unbounded_channel();
     let names: Vec<String> = (0..1000).map(|at| at.to_string()).collect();

@@ -22,8 +22,12 @@ const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 
 /// What every adapter exposes, and its type.
-const FAMILIES: [(&str, &str); 24] = [
+const FAMILIES: [(&str, &str); 30] = [
     ("http_request_seconds_histogram", "histogram"),
+    ("mygrpcadapter_access_log_dropped_total", "counter"),
+    ("mygrpcadapter_access_log_entries_total", "counter"),
+    ("mygrpcadapter_access_log_overflow_total", "counter"),
+    ("mygrpcadapter_access_log_skipped_total", "counter"),
     ("mygrpcadapter_audit_errors_total", "counter"),
     ("mygrpcadapter_build_info", "gauge"),
     ("mygrpcadapter_connections", "gauge"),
@@ -40,6 +44,8 @@ const FAMILIES: [(&str, &str); 24] = [
     ("mygrpcadapter_reports_serving", "gauge"),
     ("mygrpcadapter_requests_in_flight", "gauge"),
     ("mygrpcadapter_requests_total", "counter"),
+    ("mygrpcadapter_streams_open", "gauge"),
+    ("mygrpcadapter_streams_waiting", "gauge"),
     ("mygrpcadapter_verdicts_total", "counter"),
     ("mygrpcadapter_write_errors_total", "counter"),
     ("mygrpcadapter_written_bytes_total", "counter"),

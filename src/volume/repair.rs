@@ -176,7 +176,12 @@ mod tests {
     const UNTIMED: &str = "[-] \"- - -\" 0 - - - \"-\" 0 0 - - \"-\" \"-\" -\n";
     const ENTRY_OBJECT: &str = "{\"authority\":\"a\",\"path\":\"/[2026-\",\"trace_id\":null}\n";
     const LOG_RECORD: &str = "{\"time\":null,\"severity\":null,\"body\":\"{\",\"span_id\":null}\n";
-    const RECORDS: [&str; 6] = [WHOLE, OBJECT, ENTRY, UNTIMED, ENTRY_OBJECT, LOG_RECORD];
+    const AUDIT: &str =
+        "2026-11-25T19:00:16.572947Z ext_authz verdict=deny reason=no_token kind=tcp method=-\n";
+    const AUDIT_OBJECT: &str =
+        "{\"service\":\"ext_authz\",\"received_at\":\"2026-11-25T19:00:16.572947Z\"}\n";
+    const RECORDS: [&str; 8] =
+        [WHOLE, OBJECT, ENTRY, UNTIMED, ENTRY_OBJECT, LOG_RECORD, AUDIT, AUDIT_OBJECT];
 
     /// A file of a test, gone when it ends.
     struct Scratch(std::path::PathBuf);
@@ -223,9 +228,9 @@ mod tests {
     #[test]
     fn every_partial_record_is_cut_and_the_whole_ones_before_it_stay() {
         let scratch = Scratch::new("partial");
-        for before in [[WHOLE, ENTRY], [OBJECT, LOG_RECORD], [UNTIMED, ENTRY_OBJECT], [ENTRY, WHOLE]]
-            .map(|pair| pair.concat())
-        {
+        let others = [(WHOLE, WHOLE), (OBJECT, WHOLE)].into_iter();
+        for (first, last) in others.chain(RECORDS.into_iter().zip(RECORDS.into_iter().cycle().skip(1))) {
+            let before = format!("{first}{last}");
             scratch.assert_kept(&before);
             for record in RECORDS {
                 for length in 1..record.len() {
@@ -297,6 +302,8 @@ mod tests {
             "{\n  \"a\": {\n  }\n}\n{",
             "{\"a\":1}\n{\"a\":",
             "{\n  }\nH",
+            "2026-11-25T19:00:16.572947Z something",
+            "{\"service\":\"other\",",
             &format!("{WHOLE}foreign"),
             &format!("{WHOLE}foreign\n"),
             &format!("{OBJECT}foreign"),

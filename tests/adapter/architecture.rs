@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 const EDGE: [&str; 3] = ["server", "grpc", "frontends"];
 const PROTOCOLS: [&str; 5] = ["tonic", "http", "hyper", "http_body", "hyper_util"];
 /// What the crate's root calls by another name.
-const ALIASES: [(&str, &str); 4] =
-    [("health", "grpc"), ("record", "records"), ("render", "records"), ("template", "records")];
+const ALIASES: [(&str, &str); 5] = [
+    ("health", "grpc"),
+    ("formats", "records"),
+    ("record", "records"),
+    ("render", "records"),
+    ("template", "records"),
+];
 
 type Module = Vec<String>;
 

@@ -1,16 +1,18 @@
 //! Every format that a file may hold, for whoever repairs the file or deletes it.
 
 use crate::render::grammar::{Grammar, Start};
-use crate::{envoy, otlp, render};
+use crate::{audit, envoy, otlp, render};
 
 /// The grammars of all formats. A log record of OpenTelemetry in text is a line
 /// of its sender's and has none.
-pub static GRAMMARS: [&Grammar; 5] = [
+pub static GRAMMARS: [&Grammar; 7] = [
     &render::text::GRAMMAR,
     &render::json::GRAMMAR,
     &envoy::text::GRAMMAR,
     &envoy::json::GRAMMAR,
     &otlp::json::GRAMMAR,
+    &audit::TEXT_GRAMMAR,
+    &audit::JSON_GRAMMAR,
 ];
 
 /// Whether a file that begins with these bytes, at least

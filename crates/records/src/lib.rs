@@ -11,12 +11,14 @@
 //! | [`template`] | what an instance holds and how it is shown |
 //! | [`render`] | a record to text or JSON |
 //! | [`formats`] | how the records of each format lie in a file |
+//! | [`audit`] | authorization checks to lines |
 //! | [`envoy`] | entries of Envoy's access log to lines |
 //! | [`otlp`] | OpenTelemetry's log records to lines |
 //!
 //! `record` and `render` know nothing of `protobuf` in turn: another encoding
 //! would be a module beside it.
 
+pub mod audit;
 pub mod envoy;
 pub mod formats;
 pub mod otlp;

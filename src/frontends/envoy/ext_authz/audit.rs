@@ -1,72 +1,15 @@
-//! Checks to audit records: one line of text, or one of JSON. Never a token.
+//! Checks to audit records: what of a question is kept. Never a token.
 
-use records::render::{Format, go, json};
+pub use records::audit::MAX_RECORD;
+use records::audit::{Check, VALUES};
 
 use super::question::{Kind, Question};
 use crate::policy::Verdict;
+use crate::render::Format;
 
-/// A value that is longer is cut here and ends in `...`.
-const MAX_VALUE: usize = 4096;
-/// The most bytes that one record takes, in either format.
-pub const MAX_RECORD: usize = VALUES * (6 * MAX_VALUE + 32) + 256;
-/// How many values of a question a record shows.
-const VALUES: usize = 6;
-
-/// Appends a record of a check that was answered now.
-///
-/// ```text
-/// 2026-11-25T19:00:16.572947Z ext_authz verdict=deny reason=wrong_token kind=http method="GET" host="a.example" path="/b" source_principal="spiffe://d/ns/n/sa/c" destination_principal=- request_id="47c68f1c"
-/// ```
-///
-/// ```json
-/// {"received_at":"2026-11-25T19:00:16.572947Z","service":"ext_authz","verdict":"deny","reason":"wrong_token","kind":"http","method":"GET","host":"a.example","path":"/b","source_principal":"spiffe://d/ns/n/sa/c","destination_principal":null,"request_id":"47c68f1c"}
-/// ```
+/// Appends a record of a check that was answered now: one line.
 pub fn render(out: &mut Vec<u8>, format: Format, question: &Question, verdict: Verdict) {
-    match format {
-        Format::Text => text(out, question, verdict),
-        Format::Json => object(out, question, verdict),
-    }
-}
-
-fn text(out: &mut Vec<u8>, question: &Question, verdict: Verdict) {
-    go::now(out);
-    out.extend_from_slice(b" ext_authz");
-    for (name, value) in words(question, verdict) {
-        put(out, &[" ", name, "=", value]);
-    }
-    for (name, value) in values(question) {
-        put(out, &[" ", name, "="]);
-        match cut(value) {
-            ([], _) => out.push(b'-'),
-            (shown, mark) => {
-                out.push(b'"');
-                out.extend(shown.escape_ascii());
-                put(out, &[mark, "\""]);
-            }
-        }
-    }
-    out.push(b'\n');
-}
-
-fn object(out: &mut Vec<u8>, question: &Question, verdict: Verdict) {
-    put(out, &["{\"received_at\":\""]);
-    go::now(out);
-    put(out, &["\",\"service\":\"ext_authz\""]);
-    for (name, value) in words(question, verdict) {
-        put(out, &[",\"", name, "\":\"", value, "\""]);
-    }
-    for (name, value) in values(question) {
-        put(out, &[",\"", name, "\":"]);
-        match cut(value) {
-            ([], _) => put(out, &["null"]),
-            (shown, mark) => {
-                json::string(out, shown);
-                out.pop();
-                put(out, &[mark, "\""]);
-            }
-        }
-    }
-    put(out, &["}\n"]);
+    Check { words: words(question, verdict), values: values(question) }.render(out, format);
 }
 
 /// What is ours to say.
@@ -90,22 +33,10 @@ fn values<'a>(question: &Question<'a>) -> [(&'static str, &'a [u8]); VALUES] {
     ]
 }
 
-/// What is shown of a value, and what follows it.
-fn cut(value: &[u8]) -> (&[u8], &'static str) {
-    match value.get(..MAX_VALUE) {
-        Some(shown) if shown.len() < value.len() => (shown, "..."),
-        _ => (value, ""),
-    }
-}
-
-fn put(out: &mut Vec<u8>, parts: &[&str]) {
-    for part in parts {
-        out.extend_from_slice(part.as_bytes());
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use records::audit::MAX_VALUE;
+
     use super::*;
     use crate::policy::Token;
 
@@ -117,8 +48,9 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         let line = text.strip_suffix('\n').unwrap();
         assert!(!line.contains(char::is_control), "{line}");
-        let start = if format == Format::Json { "{\"received_at\":\"".len() } else { 0 };
-        assert!(line[start..].starts_with("20"), "{line}");
+        let head = if format == Format::Json { "{\"service\":\"ext_authz\",\"received_at\":\"" } else { "" };
+        let start = head.len();
+        assert!(line.starts_with(head) && line[start..].starts_with("20"), "{line}");
         line[start + "2026-11-25T19:00:16.572947Z".len()..].into()
     }
 
@@ -141,7 +73,7 @@ mod tests {
         assert_eq!(
             shown(Format::Json, &question, Verdict::WrongToken),
             concat!(
-                r#"","service":"ext_authz","verdict":"deny","reason":"wrong_token","kind":"http","method":"GET","host":"a.example","#,
+                r#"","verdict":"deny","reason":"wrong_token","kind":"http","method":"GET","host":"a.example","#,
                 "\"path\":\"/b\\n\\u001b[1m\\\"\\\\\u{fffd}\",",
                 r#""source_principal":"spiffe://d/a","destination_principal":null,"request_id":"47c6 8f1c"}"#
             )

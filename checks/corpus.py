@@ -19,7 +19,7 @@ REPORTS = ("metric", "logentry", "tracespan", "edge", "reportnothing")
 LOGS = {"als-http": "access_log", "als-tcp": "access_log", "otlp-logs": "log_records"}
 # The order of the methods in targets/calls.rs.
 CALLS = {"metric": 0, "logentry": 1, "authorization": 2}
-VALIDATE = 7
+VALIDATE, CHECK = 7, 11
 # Beyond it, an input is more work than it is worth.
 MAX_INPUT = 32 * 1024
 
@@ -35,6 +35,7 @@ def main(captures: pathlib.Path, corpus: pathlib.Path) -> None:
     for path in sorted((captures / "envoy/ext-authz").glob("*.bin")):
         for step in (b"\0", b"\x3f"):
             seed("ext_authz", step + path.read_bytes())
+        seed("calls", bytes([CHECK]) + path.read_bytes())
 
     for folder, target in LOGS.items():
         for path in sorted((captures / "envoy" / folder).glob("*.bin")):

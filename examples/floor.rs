@@ -123,7 +123,8 @@ fn main() -> io::Result<ExitCode> {
         let listener = server::bind(port, false)?;
         writeln!(io::stderr(), "listening on \"{}\"", listener.local_addr()?)?;
         let health = Health::new(&[]);
-        let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
+        let limits =
+            Limits { open: Arc::default(), connections: 64, told: Arc::default(), connection_age: None };
         tokio::select! {
             served = server::serve(listener, Floor, limits, health.states()) => {
                 served.map(|()| ExitCode::SUCCESS)

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{self, Sources};
 use crate::cli::Args;
+use crate::frontends::counters::Counters;
+use crate::frontends::envoy::ext_authz::audit::Audit;
+use crate::frontends::envoy::ext_authz::{self, ExtAuthz};
 use crate::frontends::envoy::files::Files;
 use crate::frontends::envoy::log::Log;
 use crate::frontends::mixer::Mixer;
@@ -80,6 +83,7 @@ struct Bound {
     listener: TcpListener,
     admin: Option<TcpListener>,
     core: Core,
+    ext_authz: ext_authz::Service,
     signals: Signals,
 }
 
@@ -90,6 +94,7 @@ struct Core {
     histogram: Arc<Histogram>,
     policy: Arc<Policy>,
     log: Arc<Log>,
+    counters: Arc<Counters>,
 }
 
 /// Runs the adapter until a signal ends it.
@@ -110,6 +115,7 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         let listener = server::bind(port, reuse_port);
         listener.map_err(|error| StartError::Port(format!("cannot listen on port {port}: {error}")))
     };
+    let authorizing = args.auth().check().map_err(StartError::Usage)?;
     let keys = match &args.auth_keys_file {
         Some(path) => Some(RuleFile::open(path).map_err(|error| {
             StartError::Keys(format!("cannot read the keys in {}: {error}", path.display()))
@@ -122,6 +128,7 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         Some("none") => None,
         _ => Some(Arc::new(open_journal(args, &pattern)?)),
     };
+    let audit = audit(args, journal.as_ref())?;
     let listener = listen(args.port, args.reuse_port)?;
     let admin = args.metrics_port.map(|port| listen(port, args.reuse_port)).transpose()?;
     let histogram = Arc::new(Histogram::new(histogram::Settings {
@@ -130,8 +137,23 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         keep_query: args.keep_query,
     }));
     let log = Arc::new(Log::new(journal.clone(), Arc::clone(&histogram), Files::new(pattern)));
-    let core = Core { journal, histogram, policy: Arc::new(Policy::new(keys)), log };
-    Ok(Bound { listener, admin, core, signals })
+    let (policy, counters) = (Arc::new(Policy::new(keys)), Arc::<Counters>::default());
+    let authorizer = ExtAuthz::new(authorizing, Arc::clone(&policy));
+    let ext_authz = ext_authz::Service { authorizer, audit, counters: Arc::clone(&counters) };
+    let core = Core { journal, histogram, policy, log, counters };
+    Ok(Bound { listener, admin, core, ext_authz, signals })
+}
+
+/// Where records of Envoy's checks go.
+fn audit(args: &Args, journal: Option<&Arc<Journal>>) -> Result<Option<Audit>, StartError> {
+    let Some(path) = args.auth_audit_file.as_ref().filter(|path| !path.is_empty()) else { return Ok(None) };
+    let Some(journal) = journal else {
+        let text = "--auth-audit-file: --volume none leaves nowhere to write; name a volume, or no file";
+        return Err(StartError::Usage(text.into()));
+    };
+    let to = journal.destination(path.as_bytes(), None);
+    let to = to.map_err(|rule| StartError::Usage(format!("--auth-audit-file: {rule}")))?;
+    Ok(Some(Audit { journal: Arc::clone(journal), to }))
 }
 
 fn open_journal(args: &Args, access_log: &Pattern) -> Result<Journal, StartError> {
@@ -177,14 +199,14 @@ fn settings(args: &Args, default_file: FilePath) -> journal::Settings {
 }
 
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
-    let Bound { listener, admin, core, mut signals } = bound;
+    let Bound { listener, admin, core, ext_authz, mut signals } = bound;
     let health = Health::new(&SERVICES);
     let budget = Arc::new(Budget::new(args.queue_timeout, args.max_connections as usize));
     let loads = Arc::clone(&budget);
     tokio::spawn(async move { loads.give_back_after_loads().await });
     say_where(&listener, admin.as_ref());
     start_delivering(core.journal.clone(), &health);
-    let services = Arc::new(services(&core, health.clone(), budget));
+    let services = Arc::new(services(&core, ext_authz, health.clone(), budget));
     let open = Arc::new(Connections::default());
     if let Some(admin) = admin {
         let (registry, health) = (registry(&core, &services, &open), health.clone());
@@ -222,12 +244,12 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     finish(&core, args.drain_timeout).await
 }
 
-fn services(core: &Core, health: Health, budget: Arc<Budget>) -> Services {
-    let Core { journal, histogram, policy, log } = core;
-    let counters = Arc::default();
+fn services(core: &Core, ext_authz: ext_authz::Service, health: Health, budget: Arc<Budget>) -> Services {
+    let Core { journal, histogram, policy, log, counters } = core;
+    let counters = Arc::clone(counters);
     let mixer = Mixer::new(journal.clone(), Arc::clone(histogram), Arc::clone(policy), Arc::clone(&counters));
     let (log, calls) = (Arc::clone(log), Arc::new(Calls::new(&SERVICES)));
-    Services { mixer, log, counters, health, calls, budget, unknown: Once::default() }
+    Services { mixer, log, ext_authz, counters, health, calls, budget, unknown: Once::default() }
 }
 
 /// Everything that has numbers to show, in the order of the page.

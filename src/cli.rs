@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use crate::frontends::envoy::ext_authz::settings::{Flags, OnError};
 use crate::journal::Fsync;
 use crate::render::Format;
 
@@ -91,6 +92,44 @@ pub struct Args {
     #[argh(option, arg_name = "PATH")]
     pub auth_keys_file: Option<PathBuf>,
 
+    /// a header of Envoy's requests that carries the token; repeatable, the first one that is there counts
+    /// (default: x-custom-token)
+    #[argh(option, arg_name = "NAME")]
+    pub auth_header: Vec<String>,
+
+    /// take these headers off the requests that are allowed
+    #[argh(switch)]
+    pub auth_remove_header: bool,
+
+    /// the HTTP status where Envoy's request has no token (default: 401)
+    #[argh(option, arg_name = "CODE", from_str_fn(status))]
+    pub auth_missing_code: Option<u16>,
+
+    /// the HTTP status of any other denial (default: 403)
+    #[argh(option, arg_name = "CODE", from_str_fn(status))]
+    pub auth_denied_code: Option<u16>,
+
+    /// the body of a denial (default: none)
+    #[argh(option, arg_name = "TEXT", default = "String::new()")]
+    pub auth_denied_body: String,
+
+    /// the content type of that body (default: Envoy's, text/plain)
+    #[argh(option, arg_name = "TYPE")]
+    pub auth_denied_content_type: Option<String>,
+
+    /// the header WWW-Authenticate of a denial with status 401 (default: none)
+    #[argh(option, arg_name = "CHALLENGE")]
+    pub auth_www_authenticate: Option<String>,
+
+    /// what Envoy is sent where there is no verdict: deny (503, also with failOpen) or unavailable, which its
+    /// statusOnError and failOpen decide (default: deny)
+    #[argh(option, arg_name = "HOW", from_str_fn(on_error), default = "OnError::Deny")]
+    pub auth_on_error: OnError,
+
+    /// a file in the volume for a record of each verdict on Envoy's checks (default: no file)
+    #[argh(option, arg_name = "PATH")]
+    pub auth_audit_file: Option<String>,
+
     /// connections served at once; more wait. A sidecar has two for life (default: 1024)
     #[argh(option, arg_name = "N", from_str_fn(count), default = "1024")]
     pub max_connections: u32,
@@ -121,7 +160,23 @@ pub struct Args {
 }
 
 const USUAL_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-const SWITCHES: [&str; 4] = ["--help", "--keep-query", "--reuse-port", "--version"];
+const SWITCHES: [&str; 5] = ["--auth-remove-header", "--help", "--keep-query", "--reuse-port", "--version"];
+
+impl Args {
+    /// How Envoy's checks are answered, as typed.
+    pub fn auth(&self) -> Flags {
+        Flags {
+            auth_header: self.auth_header.clone(),
+            auth_remove_header: self.auth_remove_header,
+            auth_missing_code: self.auth_missing_code,
+            auth_denied_code: self.auth_denied_code,
+            auth_denied_body: self.auth_denied_body.clone(),
+            auth_denied_content_type: self.auth_denied_content_type.clone(),
+            auth_www_authenticate: self.auth_www_authenticate.clone(),
+            auth_on_error: self.auth_on_error,
+        }
+    }
+}
 
 /// Upper bounds of a histogram's buckets.
 #[derive(Clone, Debug, PartialEq)]
@@ -248,6 +303,18 @@ fn fsync(text: &str) -> Result<Fsync, String> {
     }
 }
 
+fn status(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| String::from("write an HTTP status from 400 to 599"))
+}
+
+fn on_error(text: &str) -> Result<OnError, String> {
+    match text {
+        "deny" => Ok(OnError::Deny),
+        "unavailable" => Ok(OnError::Unavailable),
+        _ => Err(String::from("write deny or unavailable")),
+    }
+}
+
 fn format(text: &str) -> Result<Format, String> {
     match text {
         "text" => Ok(Format::Text),
@@ -288,6 +355,13 @@ mod tests {
     }
 
     #[test]
+    fn headers_with_tokens_may_be_several() {
+        let args = read(&["--auth-header", "a", "--auth-remove-header", "--auth-header=b"]).unwrap();
+        assert_eq!((args.auth().auth_header, args.auth_remove_header), (vec!["a".into(), "b".into()], true));
+        assert_eq!(read(&[]).unwrap().auth(), Flags::default());
+    }
+
+    #[test]
     fn bounds_are_read_to_the_last_bit() {
         for text in ["0.005", ".5", "10", "2.5", "-0.00099", "0.30000000000001", "123456789012345"] {
             assert_eq!(decimal(text), text.parse().ok(), "{text}");
@@ -321,6 +395,12 @@ mod tests {
             (&["--drain-delay", "18446744073709551615h"], "500ms"),
             (&["--drain-delay="], "500ms"),
             (&["--version=1"], "1"),
+            (&["--auth-remove-header=1"], "1"),
+            (&["--auth-missing-code", "abc"], "400 to 599"),
+            (&["--auth-denied-code", "-1"], "400 to 599"),
+            (&["--auth-denied-code", "65536"], "400 to 599"),
+            (&["--auth-on-error", "allow"], "deny or unavailable"),
+            (&["--auth-header"], "--auth-header"),
         ] {
             let Err(Early::Usage(text)) = read(words) else { panic!("{words:?} was taken") };
             assert!(text.contains(part) && !text.contains('\n'), "{words:?}: {text}");

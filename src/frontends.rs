@@ -4,3 +4,4 @@
 pub mod counters;
 pub mod envoy;
 pub mod mixer;
+pub mod verdicts;

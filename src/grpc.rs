@@ -10,10 +10,12 @@
 //! | [`connection`] | what the calls of a connection and its socket share |
 //! | [`reply`] | answers to messages and trailers |
 //! | [`calls`] | answers, counted |
+//! | [`checks`] | Envoy's checks, of which the larger part is dropped as it arrives |
 //! | [`health`] | `grpc.health.v1`, and the phases of the server |
 
 pub mod budget;
 pub mod calls;
+pub mod checks;
 pub mod connection;
 mod gzip;
 pub mod health;
@@ -27,6 +29,7 @@ use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -42,6 +45,7 @@ use self::routes::{Handler, route};
 pub use self::routes::{SERVICES, Service};
 use crate::frontends::counters::Counters;
 use crate::frontends::envoy::access_log::Stream;
+use crate::frontends::envoy::ext_authz;
 use crate::frontends::envoy::log::Log;
 use crate::frontends::mixer::Mixer;
 use crate::message::Patience;
@@ -56,6 +60,8 @@ pub struct Services {
     pub mixer: Mixer,
     /// Where Envoy's front end writes logs.
     pub log: Arc<Log>,
+    /// Envoy's external authorization.
+    pub ext_authz: ext_authz::Service,
     /// What front ends count.
     pub counters: Arc<Counters>,
     /// The health service.
@@ -154,22 +160,35 @@ impl Dispatcher {
     }
 
     async fn answer(&self, handler: Handler, messages: &mut Messages<Incoming>) -> Result<Reply, Status> {
-        let message = messages.only(handler.max_message()).await?;
         let Services { mixer, log, health, .. } = &*self.services;
+        let most = handler.max_message();
         match handler {
-            Handler::Check => health.check(&message.bytes).map(Reply::Message),
-            Handler::Watch => health.watch(&message.bytes, self.connection.closing()).map(Reply::Messages),
+            Handler::Check => health.check(&messages.only(most).await?.bytes).map(Reply::Message),
+            Handler::Watch => {
+                let message = messages.only(most).await?;
+                health.watch(&message.bytes, self.connection.closing()).map(Reply::Messages)
+            }
             Handler::Mixer(method) => {
-                let answer = mixer.call(method, message).await;
+                let answer = mixer.call(method, messages.only(most).await?).await;
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, status))
             }
             Handler::LogRecords => {
-                let answer = log.export(message).await;
+                let answer = log.export(messages.only(most).await?).await;
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, exporter_status))
             }
+            Handler::ExtAuthz => self.check(messages, most).await.map(Reply::Message),
             // A stream, which has more than one message.
             Handler::AccessLog => Err(Status::internal("not a unary call")),
         }
+    }
+
+    /// Answers a check. Where there is no verdict, the operator has chosen
+    /// between a denial and the status UNAVAILABLE.
+    async fn check(&self, messages: &mut Messages<Incoming>, most: usize) -> Result<Bytes, Status> {
+        let ext_authz = &self.services.ext_authz;
+        let judged = checks::judge(ext_authz, messages, most).await;
+        let judged = judged.and_then(|answer| answer.map_err(|refusal| self.refused(&refusal, status)));
+        judged.or_else(|status| ext_authz.failed().ok_or_else(|| Status::unavailable(status.message())))
     }
 
     fn refused(&self, refusal: &Refusal, status: fn(&Refusal) -> Status) -> Status {

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mygrpcadapter::frontends::counters::Counters;
+use mygrpcadapter::frontends::envoy::ext_authz::audit::Audit;
+use mygrpcadapter::frontends::envoy::ext_authz::{self, ExtAuthz};
 use mygrpcadapter::frontends::mixer::Mixer;
 use mygrpcadapter::grpc::budget::Budget;
 use mygrpcadapter::grpc::calls::Calls;
@@ -56,16 +59,25 @@ impl Server {
         };
         let journal = Journal::start(volume, settings).expect("a writer");
         let settings = histogram::Settings { buckets: vec![0.1, 1.0], max_series: 100, keep_query: false };
-        let (journal, counters) = (Arc::new(journal), Arc::default());
+        let (journal, counters) = (Arc::new(journal), Arc::<Counters>::default());
+        let policy = Arc::new(Policy::new(None));
         let mixer = Mixer::new(
             Some(Arc::clone(&journal)),
             Arc::new(Histogram::new(settings)),
-            Arc::new(Policy::new(None)),
+            Arc::clone(&policy),
             Arc::clone(&counters),
         );
+        let to = journal.destination(b"audit.txt", None).expect("a path");
+        let settings = ext_authz::settings::Flags::default().check().expect("settings");
+        let ext_authz = ext_authz::Service {
+            authorizer: ExtAuthz::new(settings, policy),
+            audit: Some(Audit { journal: Arc::clone(&journal), to }),
+            counters: Arc::clone(&counters),
+        };
         let health = Health::new(&SERVICES);
         let services = Arc::new(Services {
             mixer,
+            ext_authz,
             counters,
             calls: Arc::new(Calls::new(&SERVICES)),
             health: health.clone(),

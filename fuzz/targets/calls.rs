@@ -11,6 +11,8 @@ mod client;
 use std::cell::RefCell;
 use std::path::Path;
 
+use mygrpcadapter::pb::envoy::service::auth::v3::CheckResponse;
+use mygrpcadapter::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use mygrpcadapter::pb::istio::mixer::adapter::model::v1beta1::{CheckResult, ValidateResponse};
 use mygrpcadapter_fuzz::assert_is_line;
 use mygrpcadapter_fuzz::server::Server;
@@ -18,7 +20,7 @@ use prost::Message;
 
 use crate::client::{Client, Reply};
 
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 12] = [
     "/metric.HandleMetricService/HandleMetric",
     "/logentry.HandleLogEntryService/HandleLogEntry",
     AUTHORIZE,
@@ -30,8 +32,10 @@ const PATHS: [&str; 11] = [
     "/istio.mixer.adapter.model.v1beta1.InfrastructureBackend/CreateSession",
     "/istio.mixer.adapter.model.v1beta1.InfrastructureBackend/CloseSession",
     HEALTH,
+    CHECK,
 ];
 const AUTHORIZE: &str = "/authorization.HandleAuthorizationService/HandleAuthorization";
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const VALIDATE: &str = "/istio.mixer.adapter.model.v1beta1.InfrastructureBackend/Validate";
 
@@ -75,12 +79,20 @@ fn check(path: &str, reply: &Reply) {
     assert_is_line(&reply.message);
     if reply.status != OK {
         let expected = match path {
+            CHECK => false,
             HEALTH => [INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED].contains(&reply.status),
             _ => [INVALID_ARGUMENT, RESOURCE_EXHAUSTED].contains(&reply.status),
         };
         return assert!(expected, "{path} {reply:?}");
     }
     match path {
+        // Nobody has a key, and without a verdict the default is to deny.
+        CHECK => {
+            let response = CheckResponse::decode(&*reply.body).expect("a CheckResponse");
+            let code = response.status.expect("a status").code;
+            assert!(code == 7 || code == 14, "a verdict of {code}");
+            assert!(matches!(response.http_response, Some(HttpResponse::DeniedResponse(_))));
+        }
         AUTHORIZE => {
             let result = CheckResult::decode(&*reply.body).expect("a CheckResult");
             let valid = result.valid_duration.unwrap_or_default();

@@ -26,7 +26,7 @@ libfuzzer_sys::fuzz_target!(|message: &[u8]| {
             assert_eq!(Params::decode(any.value).as_ref(), Ok(&**params));
         }
         Ok(Config::Foreign(first)) => assert!(first.is_empty() || any.type_url.ends_with(b"Params")),
-        Err(text) => assert_is_line(text),
+        Err(refusal) => assert_is_line(&refusal.text),
     }
     let Ok(theirs) = protobuf::Any::decode(message) else { return };
     assert_eq!((theirs.type_url.as_bytes(), &*theirs.value), (any.type_url, any.value));

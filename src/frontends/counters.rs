@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use super::verdicts::{Asker, Verdicts};
 use crate::metrics::{Counter, Export, Family, Page};
-use crate::policy::Outcome;
+use crate::policy::Verdict;
 use crate::refusal::Reason;
 
-/// Refusals by reason, verdicts by outcome, and what became of their records.
+/// Refusals by reason, verdicts, and what became of their records.
 #[derive(Debug)]
 pub struct Counters {
     refusals: Family<{ Reason::REQUEST.len() }>,
-    verdicts: Family<{ Outcome::ALL.len() }>,
+    verdicts: Verdicts,
+    /// Checks of Envoy's that were answered without a verdict.
+    pub unjudged: Counter,
     /// Records of verdicts that were not written.
     pub audit_errors: Arc<Counter>,
 }
@@ -24,12 +27,8 @@ impl Default for Counters {
                 "reason",
                 Reason::REQUEST.map(Reason::label),
             ),
-            verdicts: Family::new(
-                "mygrpcadapter_verdicts_total",
-                "Authorizations judged.",
-                "outcome",
-                Outcome::ALL.map(Outcome::label),
-            ),
+            verdicts: Verdicts::default(),
+            unjudged: Counter::default(),
             audit_errors: Arc::default(),
         }
     }
@@ -44,8 +43,8 @@ impl Counters {
     }
 
     /// Counts a verdict.
-    pub fn judged(&self, outcome: Outcome) {
-        self.verdicts.at(outcome as usize).add(1);
+    pub fn judged(&self, asker: Asker, verdict: Verdict) {
+        self.verdicts.add(asker, verdict);
     }
 }
 
@@ -53,6 +52,11 @@ impl Export for Counters {
     fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
         self.refusals.export(page);
         self.verdicts.export(page);
+        page.counter(
+            "mygrpcadapter_check_errors_total",
+            "Checks of Envoy's answered without a verdict.",
+            &self.unjudged,
+        );
         page.counter(
             "mygrpcadapter_audit_errors_total",
             "Records of verdicts that were not written.",

@@ -39,6 +39,9 @@ pub(super) const FRAME: usize = 16 * 1024 - 5;
 /// What a larger one takes while it waits: the frame that told its length, and
 /// what its stream may send ahead of being read again.
 const WAITING: usize = FRAME + STREAM_WINDOW as usize;
+/// The most that is kept of a message that is looked at as it arrives before there
+/// has to be room for all that may be kept.
+const KEPT: usize = 16 * 1024;
 /// Bytes of messages of one frame, and of those that wait.
 const MAX_SMALL: usize = 2560 * 1024;
 /// Bytes of larger ones, whole: room for one of the largest.
@@ -209,6 +212,19 @@ impl Permit {
         match &mut self.large {
             Some(all) => drop(all.split(all.num_permits().saturating_sub(length))),
             None => self.reserve(length, patience).await?,
+        }
+        Ok(())
+    }
+
+    /// Takes room for the `kept` bytes of a message that is looked at as it
+    /// arrives. Beyond a frame it is that for `most` bytes, which is waited for.
+    pub async fn keep(&mut self, kept: usize, most: usize, patience: &mut Patience) -> Result<(), Status> {
+        if kept <= KEPT {
+            return self.take_small(kept.saturating_sub(self.small));
+        }
+        if self.large.is_none() {
+            self.reserve(most, patience).await?;
+            memory::give_back();
         }
         Ok(())
     }

@@ -37,6 +37,32 @@ pub const HEADERS: usize = 16 * 1024;
 /// A message, with what it holds of the bounds.
 pub type Message = crate::message::Message<Permit>;
 
+/// The one message of a call, or as much as has come.
+#[derive(Debug)]
+pub enum Arrival {
+    /// All of it: it came in one frame, or could have.
+    Whole(Message),
+    /// Nothing yet that was shown.
+    Part(Part),
+}
+
+/// A larger message, shown piece by piece.
+#[derive(Debug)]
+pub struct Part {
+    length: usize,
+    left: usize,
+    patience: Patience,
+    permit: Permit,
+}
+
+impl Part {
+    /// Takes room for the bytes that are `kept` of it so far, of at most `most`;
+    /// may wait for it.
+    pub async fn keep(&mut self, kept: usize, most: usize) -> Result<(), Status> {
+        self.permit.keep(kept, self.length.min(most), &mut self.patience).await
+    }
+}
+
 /// The messages of one call.
 #[derive(Debug)]
 pub struct Messages<B> {
@@ -80,14 +106,50 @@ where
 
     /// The one message of a unary call, of at most `most` bytes.
     pub async fn only(&mut self, most: usize) -> Result<Message, Status> {
+        let (permit, head) = self.first(most).await?;
+        let message = self.message(permit, most, head).await?;
+        self.end().await?;
+        Ok(message)
+    }
+
+    /// The one message of a unary call, of at most `most` bytes; one that is
+    /// larger than a frame is to be taken by [`Messages::piece`].
+    pub async fn arrival(&mut self, most: usize) -> Result<Arrival, Status> {
+        let (permit, head) = self.first(most).await?;
+        let (length, _) = head;
+        if length <= FRAME {
+            let message = self.message(permit, most, head).await?;
+            self.end().await?;
+            return Ok(Arrival::Whole(message));
+        }
+        Ok(Arrival::Part(Part { length, left: length, patience: self.patience, permit }))
+    }
+
+    /// The next piece of a message, as it came; `None` behind the last.
+    pub async fn piece(&mut self, part: &mut Part) -> Result<Option<Bytes>, Status> {
+        if part.left == 0 {
+            self.alarm = None;
+            self.connection.useful(HEADERS);
+            // Its permit has counted what was kept, and all of it took memory.
+            self.budget.passed(part.length);
+            return self.end().await.map(|()| None);
+        }
+        if self.start.is_empty() {
+            self.start = self.data().await?.ok_or_else(cut_short)?;
+        }
+        let piece = self.start.split_to(self.start.len().min(part.left));
+        part.left -= piece.len();
+        Ok(Some(piece))
+    }
+
+    /// Room for a call, how long its one message is, and whether it is packed.
+    async fn first(&mut self, most: usize) -> Result<(Permit, (usize, bool)), Status> {
         // Before anything has come: a call without a body is one, too.
         let permit = self.budget.admit(&self.connection)?;
         if self.start.is_empty() && !self.begins().await? {
             return Err(Status::internal("a request without a message"));
         }
-        let message = self.message(permit, most).await?;
-        self.end().await?;
-        Ok(message)
+        Ok((permit, self.head(most).await?))
     }
 
     /// The next message of a client's stream, of at most `most` bytes; `None` at
@@ -129,9 +191,27 @@ where
         Ok(Some(Message { bytes, patience: self.patience, held: permit }))
     }
 
-    /// A message, of which nothing or a part is here.
-    async fn message(&mut self, mut permit: Permit, most: usize) -> Result<Message, Status> {
-        let (length, is_packed) = self.head(most).await?;
+    /// How long the next message is, of which nothing or a part is here, and
+    /// whether it is packed.
+    async fn head(&mut self, most: usize) -> Result<(usize, bool), Status> {
+        // A peer short of window may send a byte at a time.
+        while self.start.len() < HEAD {
+            match self.data().await? {
+                Some(data) => self.push(data),
+                None => return Err(Status::internal("the request ends inside the head of a message")),
+            }
+        }
+        length(&self.start.split_to(HEAD), most, self.may_be_packed)
+    }
+
+    /// A message of this length, which may be packed.
+    async fn message(
+        &mut self,
+        mut permit: Permit,
+        most: usize,
+        head: (usize, bool),
+    ) -> Result<Message, Status> {
+        let (length, is_packed) = head;
         if length > self.start.len() {
             // While it waits, it is not to keep the buffer that others came in, too.
             self.start = Bytes::copy_from_slice(&self.start);
@@ -145,18 +225,6 @@ where
         }
         permit.hold(self.connection.hold(length));
         Ok(Message { bytes, patience, held: permit })
-    }
-
-    /// How long the next message is, and whether it is packed.
-    async fn head(&mut self, most: usize) -> Result<(usize, bool), Status> {
-        // A peer short of window may send a byte at a time.
-        while self.start.len() < HEAD {
-            match self.data().await? {
-                Some(data) => self.push(data),
-                None => return Err(Status::internal("the request ends inside the head of a message")),
-            }
-        }
-        length(&self.start.split_to(HEAD), most, self.may_be_packed)
     }
 
     /// The bytes of a message that there is room for, in time.
@@ -179,9 +247,7 @@ where
         let mut message = Vec::with_capacity(length);
         message.extend_from_slice(&std::mem::take(&mut self.start));
         while message.len() < length {
-            let Some(mut data) = self.data().await? else {
-                return Err(Status::internal("the request ends inside a message"));
-            };
+            let mut data = self.data().await?.ok_or_else(cut_short)?;
             let part = data.split_to(data.len().min(length - message.len()));
             message.extend_from_slice(&part);
             self.start = data;
@@ -261,6 +327,10 @@ where
             self.budget.passed(dropped);
         });
     }
+}
+
+fn cut_short() -> Status {
+    Status::internal("the request ends inside a message")
 }
 
 /// What gRPC's head says of the message behind it: its length, and whether it is
@@ -376,6 +446,51 @@ mod tests {
         let (mut messages, connection) = messages(&[b"\0\0\0\0\x65"], true);
         let refusal = messages.next(100, &mut connection.closing()).await.unwrap_err();
         assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+    }
+
+    /// A call of one message of so many bytes, in pieces of so many.
+    fn framed(length: usize, step: usize) -> Vec<Bytes> {
+        let mut body = vec![0];
+        body.extend_from_slice(&(length as u32).to_be_bytes());
+        body.extend((0..length).map(|at| at as u8));
+        body.chunks(step).map(Bytes::copy_from_slice).collect()
+    }
+
+    /// What is shown of a message that comes like this.
+    async fn shown(parts: Vec<Bytes>) -> Result<Vec<u8>, Status> {
+        let (mut messages, _connection) = messages(&[], true);
+        messages.body.0 = parts.into();
+        let mut part = match messages.arrival(MAX_MESSAGE).await? {
+            Arrival::Whole(message) => return Ok(message.bytes.into()),
+            Arrival::Part(part) => part,
+        };
+        let mut all = Vec::new();
+        while let Some(piece) = messages.piece(&mut part).await? {
+            all.extend_from_slice(&piece);
+            part.keep(0, MAX_MESSAGE).await?;
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn a_message_is_shown_whole_however_it_comes() {
+        for length in [0, 1, FRAME, FRAME + 1, 100_000] {
+            let expected: Vec<u8> = (0..length).map(|at| at as u8).collect();
+            for step in [1, 4, 5, 6, 1_000, FRAME, 200_000] {
+                let seen = shown(framed(length, step)).await.unwrap();
+                assert!(seen == expected, "{length} bytes by {step}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_one_message_is_an_error_behind_its_pieces() {
+        for length in [10, FRAME + 1, 100_000] {
+            let whole = framed(length, 1_000);
+            assert!(shown(whole[..whole.len() - 1].to_vec()).await.is_err());
+            assert!(shown([whole, vec![Bytes::from_static(b"x")]].concat()).await.is_err());
+        }
+        assert!(shown(framed(MAX_MESSAGE + 1, 1 << 20)).await.is_err());
     }
 
     #[tokio::test]

@@ -30,13 +30,15 @@ pub enum Handler {
     AccessLog,
     /// OpenTelemetry's log records.
     LogRecords,
+    /// Envoy's external authorization.
+    ExtAuthz,
 }
 
 impl Handler {
     pub(super) fn max_message(self) -> usize {
         match self {
             Self::Check | Self::Watch => MAX_HEALTH_MESSAGE,
-            Self::Mixer(_) | Self::AccessLog | Self::LogRecords => MAX_MESSAGE,
+            Self::Mixer(_) | Self::AccessLog | Self::LogRecords | Self::ExtAuthz => MAX_MESSAGE,
         }
     }
 
@@ -48,7 +50,7 @@ impl Handler {
 }
 
 /// The routes. Health, and the numbers of calls, have an entry for each service.
-pub const SERVICES: [Service; 11] = [
+pub const SERVICES: [Service; 12] = [
     Service {
         name: "metric.HandleMetricService",
         needs_volume: true,
@@ -102,6 +104,11 @@ pub const SERVICES: [Service; 11] = [
         name: "opentelemetry.proto.collector.logs.v1.LogsService",
         needs_volume: true,
         methods: &[("Export", Handler::LogRecords)],
+    },
+    Service {
+        name: "envoy.service.auth.v3.Authorization",
+        needs_volume: false,
+        methods: &[("Check", Handler::ExtAuthz)],
     },
     Service {
         name: "grpc.health.v1.Health",

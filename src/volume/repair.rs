@@ -180,8 +180,7 @@ mod tests {
         "2026-11-25T19:00:16.572947Z ext_authz verdict=deny reason=no_token kind=tcp method=-\n";
     const AUDIT_OBJECT: &str =
         "{\"service\":\"ext_authz\",\"received_at\":\"2026-11-25T19:00:16.572947Z\"}\n";
-    const RECORDS: [&str; 8] =
-        [WHOLE, OBJECT, ENTRY, UNTIMED, ENTRY_OBJECT, LOG_RECORD, AUDIT, AUDIT_OBJECT];
+    const RECORDS: [&str; 8] = [WHOLE, OBJECT, ENTRY, UNTIMED, ENTRY_OBJECT, LOG_RECORD, AUDIT, AUDIT_OBJECT];
 
     /// A file of a test, gone when it ends.
     struct Scratch(std::path::PathBuf);

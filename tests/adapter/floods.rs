@@ -14,7 +14,6 @@ use crate::support::frames::{
 use crate::support::message::{METRIC, Shape, assert_each_once};
 use crate::support::{Adapter, Client, Reply, until};
 
-const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 /// What a debug build may use in KiB, whatever comes.
 const MEMORY: usize = 16 * 1024;

@@ -22,14 +22,16 @@ const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 
 /// What every adapter exposes, and its type.
-const FAMILIES: [(&str, &str); 30] = [
+const FAMILIES: [(&str, &str); 32] = [
     ("http_request_seconds_histogram", "histogram"),
     ("mygrpcadapter_access_log_dropped_total", "counter"),
     ("mygrpcadapter_access_log_entries_total", "counter"),
     ("mygrpcadapter_access_log_overflow_total", "counter"),
     ("mygrpcadapter_access_log_skipped_total", "counter"),
     ("mygrpcadapter_audit_errors_total", "counter"),
+    ("mygrpcadapter_authorizations_total", "counter"),
     ("mygrpcadapter_build_info", "gauge"),
+    ("mygrpcadapter_check_errors_total", "counter"),
     ("mygrpcadapter_connections", "gauge"),
     ("mygrpcadapter_deleted_bytes_total", "counter"),
     ("mygrpcadapter_draining", "gauge"),

@@ -8,6 +8,7 @@ use prost::Message;
 use records::protobuf::walk;
 
 use super::super::counters::Counters;
+use super::super::verdicts::Asker;
 use super::config::{self, Config};
 use super::report::render_one;
 use super::templates::{AUTHORIZATION, SUBJECT_PROPERTIES, VERDICT};
@@ -87,7 +88,7 @@ impl Authorizer {
             }
         };
         let verdict = self.judge(token, &config);
-        self.counters.judged(verdict.outcome());
+        self.counters.judged(Asker::Mixer, verdict);
         if let Config::Own(params) = &config {
             record.hide(SUBJECT_PROPERTIES, property.as_bytes());
             record.values[VERDICT] = Value::String(verdict.outcome().label().as_bytes());

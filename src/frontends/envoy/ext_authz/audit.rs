@@ -1,11 +1,43 @@
 //! Checks to audit records: what of a question is kept. Never a token.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
 pub use records::audit::MAX_RECORD;
 use records::audit::{Check, VALUES};
 
+use super::authorizer::Checked;
 use super::question::{Kind, Question};
+use crate::frontends::counters::Counters;
+use crate::journal::{Destination, Journal};
 use crate::policy::Verdict;
+use crate::refusal::Reason;
 use crate::render::Format;
+
+/// Where records go.
+#[derive(Debug)]
+pub struct Audit {
+    /// What writes them.
+    pub journal: Arc<Journal>,
+    /// The file, and what a record looks like.
+    pub to: Destination,
+}
+
+impl Audit {
+    /// Appends a record, for which nobody waits. It is counted as an error if
+    /// there is no room, or if it can't be written later.
+    pub fn record(&self, checked: &Checked, counters: &Counters) {
+        let errors = &counters.audit_errors;
+        let is_taken = self.journal.append_unacknowledged(&self.to, Arc::clone(errors), |out| {
+            render(out, self.to.format(), &checked.question, checked.verdict);
+            Ok::<_, Infallible>(())
+        });
+        if !is_taken {
+            errors.add(1);
+            counters.refused(Reason::Audit);
+        }
+    }
+}
 
 /// Appends a record of a check that was answered now: one line.
 pub fn render(out: &mut Vec<u8>, format: Format, question: &Question, verdict: Verdict) {

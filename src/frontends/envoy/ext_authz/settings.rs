@@ -72,7 +72,7 @@ impl Flags {
     /// Checks them. An error names the flag and what is wrong with it.
     pub fn check(self) -> Result<Settings, String> {
         if self.auth_denied_body.len() > MAX_TEXT {
-            return Err(format!("--auth-denied-body: longer than {MAX_TEXT} bytes"));
+            return Err(format!("--auth-denied-body: longer than {MAX_TEXT} bytes; send less"));
         }
         let denied = Denied {
             code_no_token: code("--auth-missing-code", self.auth_missing_code.unwrap_or(401))?,
@@ -94,8 +94,9 @@ impl Flags {
 fn names(typed: Vec<String>) -> Result<Vec<Box<[u8]>>, String> {
     let mut names: Vec<Box<[u8]>> = Vec::new();
     for text in typed {
-        let name = HeaderName::from_bytes(text.as_bytes())
-            .map_err(|_| format!("--auth-header: {text:?} is not the name of a header"))?;
+        let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
+            format!("--auth-header: {text:?} is not the name of a header, as x-custom-token is")
+        })?;
         let name = name.as_str().as_bytes();
         if !names.iter().any(|known| **known == *name) {
             names.push(name.into());
@@ -106,7 +107,7 @@ fn names(typed: Vec<String>) -> Result<Vec<Box<[u8]>>, String> {
     }
     match names.len() {
         1..=MAX_AUTH_HEADERS => Ok(names),
-        _ => Err(format!("--auth-header: more than {MAX_AUTH_HEADERS} of them")),
+        _ => Err(format!("--auth-header: more than {MAX_AUTH_HEADERS} of them; name fewer")),
     }
 }
 
@@ -114,7 +115,7 @@ fn names(typed: Vec<String>) -> Result<Vec<Box<[u8]>>, String> {
 fn code(flag: &str, code: u16) -> Result<u16, String> {
     match code {
         400..=599 => Ok(code),
-        _ => Err(format!("{flag}: {code} is not a status from 400 to 599")),
+        _ => Err(format!("{flag}: {code} is not an error; use 400 to 599")),
     }
 }
 
@@ -123,7 +124,9 @@ fn value(flag: &str, typed: Option<String>) -> Result<Option<HeaderValue>, Strin
     let Some(text) = typed.filter(|text| !text.is_empty()) else { return Ok(None) };
     match HeaderValue::from_str(&text) {
         Ok(value) if text.len() <= MAX_TEXT && text.is_ascii() => Ok(Some(value)),
-        _ => Err(format!("{flag}: {text:?} cannot be the value of a header")),
+        _ => Err(format!(
+            "{flag}: {text:?} cannot be the value of a header; use at most {MAX_TEXT} letters, digits and signs of ASCII"
+        )),
     }
 }
 

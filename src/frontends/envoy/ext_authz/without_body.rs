@@ -11,6 +11,8 @@ use super::question::field;
 
 /// The most bytes that are kept: several times Envoy's limit on headers.
 pub const MAX_KEPT: usize = 512 * 1024;
+/// What is kept of most messages, and of few of them more.
+const USUAL: [usize; 2] = [4 * 1024, 16 * 1024];
 /// The messages that are looked into, one in the other: attributes, request, http.
 const MAX_DEPTH: usize = 3;
 
@@ -80,34 +82,45 @@ fn action(depth: usize, number: i32) -> Action {
 }
 
 impl WithoutBody {
-    /// Takes the next piece of the message.
-    pub fn push(&mut self, mut piece: &[u8]) -> Result<(), Malformed> {
+    /// Takes the next piece of the message. Returns how many bytes of memory are
+    /// taken so far.
+    pub fn push(&mut self, mut piece: &[u8]) -> Result<usize, Malformed> {
         while let Some((first, rest)) = piece.split_first() {
             piece = match self.content {
                 Content::None => {
-                    self.kept.push(*first);
+                    self.keep(&[*first])?;
                     self.taken += 1;
                     self.begin()?;
                     rest
                 }
                 Content::Keep(left) => {
                     let (part, after) = split(piece, left);
-                    self.kept.extend_from_slice(part);
+                    self.keep(part)?;
                     self.content = Content::Keep(left - part.len() as u64);
-                    self.pass(part.len())?;
+                    self.pass(part.len());
                     after
                 }
                 Content::Drop(left) => {
                     let (part, after) = split(piece, left);
                     self.content = Content::Drop(left - part.len() as u64);
-                    self.pass(part.len())?;
+                    self.pass(part.len());
                     after
                 }
             };
-            if self.kept.len() > MAX_KEPT {
-                return Err(Malformed::Length);
-            }
         }
+        Ok(self.kept.capacity())
+    }
+
+    fn keep(&mut self, part: &[u8]) -> Result<(), Malformed> {
+        let length = self.kept.len() + part.len();
+        if length > MAX_KEPT {
+            return Err(Malformed::Length);
+        }
+        if length > self.kept.capacity() {
+            let capacity = USUAL.into_iter().find(|usual| length <= *usual).unwrap_or(MAX_KEPT);
+            self.kept.reserve_exact(capacity - self.kept.len());
+        }
+        self.kept.extend_from_slice(part);
         Ok(())
     }
 
@@ -133,7 +146,8 @@ impl WithoutBody {
             Action::Drop => self.leave_out(&header),
             _ => self.content = Content::Keep(header.length),
         }
-        self.pass(0)
+        self.pass(0);
+        Ok(())
     }
 
     /// An error unless the innermost message reaches to `end`.
@@ -162,17 +176,16 @@ impl WithoutBody {
 
     /// So many bytes of content have passed: ends the field and the messages
     /// that end with it.
-    fn pass(&mut self, bytes: usize) -> Result<(), Malformed> {
+    fn pass(&mut self, bytes: usize) {
         self.taken += bytes as u64;
         if let Content::Keep(1..) | Content::Drop(1..) = self.content {
-            return Ok(());
+            return;
         }
         self.content = Content::None;
         self.header = self.kept.len();
         while self.around[..self.depth].last().is_some_and(|around| around.end == self.taken) {
             self.depth -= 1;
         }
-        Ok(())
     }
 }
 
@@ -227,7 +240,9 @@ mod tests {
 
     fn kept(bytes: &[u8], step: usize) -> Result<Vec<u8>, Malformed> {
         let mut message = WithoutBody::default();
-        bytes.chunks(step).try_for_each(|piece| message.push(piece))?;
+        for piece in bytes.chunks(step) {
+            message.push(piece)?;
+        }
         message.end()
     }
 
@@ -271,6 +286,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_takes_the_same_memory_however_large_the_body() {
+        let before = message(2, b"GET");
+        for body in [0, 100, 10_000, 16_000] {
+            let mut kept = WithoutBody::default();
+            kept.push(&request(&[&*before, &message(11, &vec![b'b'; body])].concat())).unwrap();
+            assert_eq!(kept.kept.capacity(), USUAL[0], "{body}");
+        }
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
         let header = message(3, &[b'a'; 8_000]);
         let mut message = WithoutBody::default();
@@ -282,8 +307,8 @@ mod tests {
             message.push(&[tag]).unwrap();
             message.push(&varint(length - less)).unwrap();
         }
-        let outcome = (0..length / 8_000).try_for_each(|_| message.push(&header));
+        let outcome = (0..length / 8_000).try_for_each(|_| message.push(&header).map(drop));
         assert_eq!(outcome, Err(Malformed::Length));
-        assert!(message.kept.capacity() <= 4 * MAX_KEPT);
+        assert!(message.kept.capacity() <= MAX_KEPT);
     }
 }

@@ -3,7 +3,10 @@
 
 mod answers;
 mod hostile;
+mod lifetimes;
 mod questions;
+mod records;
+pub mod served;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -17,20 +17,21 @@ const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 
 /// Someone who calls as grpc-go does: by one connection, and by a new one when
 /// the server says that the old one is to go.
-struct Caller {
+pub struct Caller {
     port: u16,
     client: Option<Client>,
-    connects: usize,
+    /// How often it has connected.
+    pub connects: usize,
 }
 
 impl Caller {
-    fn new(port: u16) -> Self {
+    pub fn new(port: u16) -> Self {
         Self { port, client: None, connects: 0 }
     }
 
     /// Makes one call. It may be made again only where the server has said that
     /// it hasn't seen it.
-    async fn call(&mut self, message: &[u8]) -> Reply {
+    pub async fn call(&mut self, path: &str, message: &[u8]) -> Reply {
         loop {
             let client = match &self.client {
                 Some(client) => client,
@@ -40,7 +41,7 @@ impl Caller {
                     self.client.insert(Client::connect(address).await.expect("someone listens"))
                 }
             };
-            match client.unary(METRIC, message).await {
+            match client.unary(path, message).await {
                 Ok(reply) => return reply,
                 Err(error) => {
                     let of_h2 = error.get_ref().and_then(|error| error.downcast_ref::<h2::Error>());
@@ -70,7 +71,7 @@ impl Callers {
                 let (mut names, mut caller_of) = (Vec::new(), Caller::new(port));
                 while !stop.load(Ordering::Relaxed) {
                     let name = format!("{fresh}-{caller}-{}", names.len());
-                    assert_eq!(caller_of.call(&SHAPE.message(&name)).await, Reply::default());
+                    assert_eq!(caller_of.call(METRIC, &SHAPE.message(&name)).await, Reply::default());
                     names.push(name);
                     done.fetch_add(1, Ordering::Relaxed);
                     if fresh {

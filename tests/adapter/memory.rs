@@ -7,6 +7,7 @@ use prost::Message;
 use tokio::task::JoinSet;
 
 use crate::captures::recorded;
+use crate::ext_authz::served::{CHECK, asking, with_body, with_headers};
 use crate::support::cgroup::Cgroup;
 use crate::support::message::{
     LOGENTRY, METRIC, WALKTHROUGH, instance, own, params, span, text, with_config,
@@ -195,6 +196,18 @@ async fn requests_of_66_kb_on_every_stream_fit() {
     for request in [long_metric(66_000), as_json(&long_metric(66_000))] {
         let [taken, _] = contained.load(&[(METRIC, request)], 64, 32, 2).await;
         assert!(taken > 0);
+        contained.is_small_again().await;
+    }
+}
+
+#[tokio::test]
+async fn checks_of_any_size_on_every_stream_fit() {
+    let Some(contained) = Contained::start(BOUND, &["--auth-audit-file", "audit.txt"]).await else { return };
+    let body = |length| (CHECK, with_body(length).encode_to_vec());
+    let sizes = [body(4_000_000), body(100_000), (CHECK, with_headers(4_000)), (CHECK, asking("abc"))];
+    for (requests, connections, streams) in [(&sizes[..1], 16, 2), (&sizes[1..3], 64, 16), (&sizes, 16, 8)] {
+        let [answered, _] = contained.load(requests, connections, streams, 2).await;
+        assert!(answered > 0);
         contained.is_small_again().await;
     }
 }

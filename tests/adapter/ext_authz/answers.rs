@@ -14,7 +14,7 @@ use super::{authorizer, captures, check, headers, http};
 
 /// The status that Envoy's client gets, where the backend would say 200: what
 /// the recordings in `responses/` show.
-fn envoy_sends(answer: &CheckResponse) -> i32 {
+pub(super) fn envoy_sends(answer: &CheckResponse) -> i32 {
     let denied = answer.status.as_ref().is_some_and(|status| status.code != 0);
     match &answer.http_response {
         Some(HttpResponse::DeniedResponse(response) | HttpResponse::ErrorResponse(response)) if denied => {
@@ -39,11 +39,11 @@ fn breaks(option: &HeaderValueOption) -> bool {
     !name || !value || !header.raw_value.is_empty()
 }
 
-fn decoded(answer: &[u8]) -> CheckResponse {
+pub(super) fn decoded(answer: &[u8]) -> CheckResponse {
     CheckResponse::decode(answer).unwrap()
 }
 
-fn reason(answer: &CheckResponse) -> &str {
+pub(super) fn reason(answer: &CheckResponse) -> &str {
     let fields = &answer.dynamic_metadata.as_ref().unwrap().fields;
     assert_eq!(fields.len(), 1);
     match fields["reason"].kind.as_ref().unwrap() {

@@ -25,6 +25,7 @@ PATHS = {
     "metric": "/metric.HandleMetricService/HandleMetric",
     "logentry": "/logentry.HandleLogEntryService/HandleLogEntry",
     "authorization": "/authorization.HandleAuthorizationService/HandleAuthorization",
+    "ext-authz": "/envoy.service.auth.v3.Authorization/Check",
 }
 
 
@@ -51,7 +52,7 @@ class Body:
     def __init__(self, name, template, message, instances):
         self.name, self.template, self.message, self.instances = name, template, message, instances
         self.path = PATHS[template]
-        self.appends = template != "authorization"
+        self.appends = template not in ("authorization", "ext-authz")
 
     def framed(self):
         """As gRPC sends it: uncompressed, its length, the message."""
@@ -87,6 +88,12 @@ def recorded(template, number):
     return Body(f"{template}-{number}", template, message, instances)
 
 
+def check(name):
+    """A check that Envoy sent."""
+    message = (CAPTURES / "envoy/ext-authz" / f"{name}.bin").read_bytes()
+    return Body(f"ext-authz-{name[:2]}", "ext-authz", message, 1)
+
+
 def plain(count):
     """The single instance of metric/001, `count` times in one request."""
     parts = list(fields(recorded("metric", "001").message))
@@ -110,6 +117,8 @@ def bodies():
         plain(100),
         recorded("logentry", "001"),
         recorded("authorization", "001"),
+        # Denied: the adapter has no key.
+        check("01-get-istio-default-allowed"),
         # 18 values in each instance, of a metric and of a log entry.
         repeated("metric", "021", 20),
         repeated("logentry", "001", 20),

@@ -8,6 +8,8 @@ use std::time::Duration;
 use mygrpcadapter::frontends::counters::Counters;
 use mygrpcadapter::frontends::envoy::ext_authz::audit::Audit;
 use mygrpcadapter::frontends::envoy::ext_authz::{self, ExtAuthz};
+use mygrpcadapter::frontends::envoy::files::Files;
+use mygrpcadapter::frontends::envoy::log::Log;
 use mygrpcadapter::frontends::mixer::Mixer;
 use mygrpcadapter::grpc::budget::Budget;
 use mygrpcadapter::grpc::calls::Calls;
@@ -15,10 +17,12 @@ use mygrpcadapter::grpc::health::Health;
 use mygrpcadapter::grpc::{Dispatcher, SERVICES, Services};
 use mygrpcadapter::histogram::{self, Histogram};
 use mygrpcadapter::journal::{self, Fsync, Journal};
+use mygrpcadapter::once::Once;
 use mygrpcadapter::policy::Policy;
 use mygrpcadapter::render::Format;
 use mygrpcadapter::server::{Limits, serve};
 use mygrpcadapter::volume::Volume;
+use mygrpcadapter::volume::pattern::Pattern;
 use mygrpcadapter::volume::retention::Retention;
 use tokio::runtime::Runtime;
 
@@ -61,12 +65,11 @@ impl Server {
         let settings = histogram::Settings { buckets: vec![0.1, 1.0], max_series: 100, keep_query: false };
         let (journal, counters) = (Arc::new(journal), Arc::<Counters>::default());
         let policy = Arc::new(Policy::new(None));
-        let mixer = Mixer::new(
-            Some(Arc::clone(&journal)),
-            Arc::new(Histogram::new(settings)),
-            Arc::clone(&policy),
-            Arc::clone(&counters),
-        );
+        let histogram = Arc::new(Histogram::new(settings));
+        let pattern = Pattern::parse("{log_name}/access.log").expect("a pattern");
+        let log = Log::new(Some(Arc::clone(&journal)), Arc::clone(&histogram), Files::new(pattern));
+        let mixer =
+            Mixer::new(Some(Arc::clone(&journal)), histogram, Arc::clone(&policy), Arc::clone(&counters));
         let to = journal.destination(b"audit.txt", None).expect("a path");
         let settings = ext_authz::settings::Flags::default().check().expect("settings");
         let ext_authz = ext_authz::Service {
@@ -77,14 +80,17 @@ impl Server {
         let health = Health::new(&SERVICES);
         let services = Arc::new(Services {
             mixer,
+            log: Arc::new(log),
             ext_authz,
             counters,
             calls: Arc::new(Calls::new(&SERVICES)),
             health: health.clone(),
-            budget: Arc::new(Budget::new(patience)),
+            budget: Arc::new(Budget::new(patience, 64)),
+            unknown: Once::default(),
         });
         let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
-        let limits = Limits { open: Arc::default(), connections: 64, connection_age: None };
+        let limits =
+            Limits { open: Arc::default(), connections: 64, told: Arc::default(), connection_age: None };
         let states = health.states();
         runtime.spawn(async move {
             journal.deliver(|is_accepting| health.set_reports(is_accepting)).await;

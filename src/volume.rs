@@ -1,9 +1,9 @@
-//! The directory that holds every file we write, and the rules for a path in it.
+//! The volume: the directory beneath which all files are written, and its path rules.
 //!
-//! A path comes from whoever may edit a handler, so it is confined twice: its
-//! text beneath the volume here, and each of its parts when it is opened, where
-//! no link is followed. Opened part by part, not by `openat2`: that is missing
-//! on old kernels and behind old seccomp profiles.
+//! Anyone who may edit a handler chooses its path, so it is confined twice: its text
+//! here, and each of its parts when it is opened, without following links.
+//! Directories are opened part by part: old kernels and seccomp profiles lack
+//! `openat2`.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -32,49 +32,49 @@ pub mod retention;
 pub mod rotated;
 pub mod usage;
 
-/// Where the walkthroughs mount the volume, whatever ours is called here.
+/// The mount point in the walkthroughs, accepted in paths wherever the volume is.
 const MOUNT: &[u8] = b"/volume";
 const MAX_PATH: usize = 1024;
 const MAX_NAME: usize = 255;
-/// What the names of our own files begin with.
+/// Prefix of the adapter's own file names.
 const OWN: &[u8] = b".mygrpcadapter.";
-/// The file that a volume in trouble is tried with.
+/// The file of a trial write.
 const TRIAL: &str = ".mygrpcadapter.trial";
-/// How many names the trial tries, should one be taken by what it can't delete.
+/// How many names a trial tries if one is taken and cannot be deleted.
 const TRIALS: u32 = 4;
 /// The directory beneath which files are written.
 #[derive(Clone, Debug)]
 pub struct Volume {
     dir: PathBuf,
-    /// The directory as the operator wrote it, made absolute.
+    /// The directory as the operator gave it, made absolute.
     given: PathBuf,
     hostname: Vec<u8>,
     /// Where files hold lines of any text, with [`ANY`] for each value.
     lines: Option<Arc<[u8]>>,
 }
 
-/// A file that was opened to append to.
+/// A file opened for appending.
 #[derive(Debug)]
 pub struct Opened {
-    /// The file; open for reading, too, if we may.
+    /// The file; also open for reading, if permitted.
     pub file: File,
-    /// Whether it was made by this.
+    /// Whether this call created it.
     pub made: bool,
-    /// Bytes that the directories of the volume have grown by.
+    /// Bytes by which directories of the volume have grown.
     pub grown: u64,
 }
 
-/// Why a path is refused, or can't be opened.
+/// Why a path is refused or cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
     /// The path breaks a rule; the text names it.
     Refused(String),
-    /// The system says no.
+    /// The system refuses.
     Io(io::Error),
-    /// It ends in a partial record, and the system says no to a repair.
+    /// It ends in a partial record that could not be repaired.
     Partial(io::Error),
-    /// It ends in a partial record of another process that owns the file: it may
-    /// still be written, or cut off by its owner.
+    /// It ends in a partial record, and another process owns the file: that process
+    /// may still be writing, or will repair it.
     Busy,
 }
 
@@ -94,13 +94,13 @@ impl From<Errno> for OpenError {
 }
 
 impl Volume {
-    /// Opens the volume at `dir`: it must be a directory we may write in.
+    /// Opens the volume at `dir`, which must be a writable directory.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let given = std::path::absolute(dir)?;
         let dir = dir.canonicalize()?;
         rustix::fs::open(&dir, AS_DIR, Mode::empty())?;
         let may_write = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-        // Without a flag, so not by faccessat2, which old seccomp profiles refuse.
+        // Without flags, to avoid faccessat2: old seccomp profiles refuse it.
         rustix::fs::accessat(rustix::fs::CWD, &dir, may_write, AtFlags::empty())?;
         let hostname = rustix::system::uname().nodename().to_bytes().to_vec();
         Ok(Self { dir, given, hostname, lines: None })
@@ -128,15 +128,14 @@ impl Volume {
         &self.dir
     }
 
-    /// The path on this system of a file in the volume.
+    /// The path of a file in the volume on this system.
     pub fn full_path(&self, file: &FilePath) -> PathBuf {
         self.dir.join(file.as_path())
     }
 
-    /// Reads a handler's `file_path`: relative to the volume, or absolute and
-    /// beneath it, by its own name or by `/volume`. It names no file that is ours
-    /// to delete; a directory may be called like a rotated file, for that is one
-    /// that is never deleted.
+    /// Resolves a handler's `file_path`: relative to the volume, or absolute and
+    /// beneath it, by its own name or by `/volume`. File names that look rotated are
+    /// rejected, since retention may delete them; directory names may.
     pub fn resolve(&self, text: &[u8]) -> Result<FilePath, String> {
         let refuse = |rule: &str| Err(format!("file_path {}: {rule}", quoted(text)));
         if text.len() > MAX_PATH {
@@ -181,7 +180,7 @@ impl Volume {
         Ok(FilePath(normal))
     }
 
-    /// The path with this machine's name in the place of `{hostname}`.
+    /// Replaces `{hostname}` in a path with this host's name.
     fn with_hostname<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
         let Some(at) = path.windows(HOSTNAME.len()).position(|window| window == HOSTNAME) else {
             return Cow::Borrowed(path);
@@ -190,18 +189,19 @@ impl Volume {
         Cow::Owned([&path[..at], &self.hostname, &after].concat())
     }
 
-    /// Opens the volume itself.
+    /// Opens the volume's root directory.
     fn root(&self) -> rustix::io::Result<OwnedFd> {
         rustix::fs::open(&self.dir, AS_DIR, Mode::empty())
     }
 
-    /// Opens a directory of the volume part by part, following no link.
+    /// Opens a directory of the volume part by part, without following links.
     fn walk(&self, dir: &[u8]) -> rustix::io::Result<OwnedFd> {
         parts(dir).try_fold(self.root()?, |above, part| step(above.as_fd(), part))
     }
 
-    /// Opens the directory of a file, following no link, and makes what is missing
-    /// of it. Returns it, the file's own name, and the bytes that this has taken.
+    /// Opens the directory of a file without following links, and creates missing
+    /// ones. Returns it, the file's own name, and the bytes by which directories have
+    /// grown.
     fn enter<'a>(&self, file: &'a FilePath) -> Result<(OwnedFd, &'a [u8], u64), OpenError> {
         let (above, name) = file.split();
         let (mut dir, mut grown) = (self.root()?, 0);
@@ -224,7 +224,7 @@ impl Volume {
         Ok((dir, name, grown))
     }
 
-    /// What the path of a file leads to now, following no link.
+    /// Status of the file at a path, without following links.
     fn stat(&self, file: &FilePath) -> rustix::io::Result<Stat> {
         let (above, name) = file.split();
         let no_follow = AtFlags::SYMLINK_NOFOLLOW;
@@ -234,13 +234,14 @@ impl Volume {
         rustix::fs::statat(self.walk(above)?, name, no_follow)
     }
 
-    /// Opens a file to append to and to read, and makes it and the directories
-    /// above it where they are missing.
+    /// Opens a file for appending and reading; creates it and its directories if
+    /// missing.
     pub fn open_append(&self, file: &FilePath) -> Result<Opened, OpenError> {
         let (dir, name, mut grown) = self.enter(file)?;
-        // Again where another process makes or deletes it meanwhile.
+        // Retried when another process creates or deletes it meanwhile.
         for _ in 0..8 {
-            // Looked at before it is opened: opening a device or a FIFO may do things.
+            // Checked before opening: opening a device or a FIFO has side effects or
+            // blocks.
             let opened = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => {
                     regular(stat.st_mode).map_err(|rule| refused(file, rule))?;
@@ -264,12 +265,12 @@ impl Volume {
         Err(Errno::NOENT.into())
     }
 
-    /// Tries whether the volume takes a block of bytes.
+    /// Tries to write and sync one block.
     pub fn try_write(&self) -> io::Result<()> {
         let dir = self.root()?;
         for trial in 0..TRIALS {
             let name = if trial == 0 { TRIAL.to_owned() } else { format!("{TRIAL}.{trial}") };
-            // What is left of an earlier one, or another's. It is never opened.
+            // Left by an earlier trial or by another process; never opened.
             let _ = rustix::fs::unlinkat(&dir, &*name, AtFlags::empty());
             let fresh = GUARDED | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             match rustix::fs::openat(&dir, &*name, fresh, Mode::from_raw_mode(0o600)) {
@@ -286,7 +287,7 @@ impl Volume {
         Err(Errno::EXIST.into())
     }
 
-    /// Puts the directories of a file on disk, after a name in them has changed.
+    /// Syncs the directories of a file, after a name in them has changed.
     pub fn sync_dir_of(&self, file: &FilePath) -> io::Result<()> {
         let (above, _) = file.split();
         let mut dir = self.root()?;

@@ -1,26 +1,25 @@
-//! What is done to the names in one directory, following no link.
+//! Operations on names in one directory, without following links.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-/// What files and directories are made with, whatever the umask says: another
-/// process that shares only our group must be able to go on with them.
+/// Modes of new files and directories, regardless of the umask: another process with
+/// only our group must be able to use them.
 const FILE_MODE: u32 = 0o664;
 const DIR_MODE: u32 = 0o775;
 pub(super) const AS_DIR: OFlags = OFlags::DIRECTORY.union(OFlags::PATH).union(OFlags::CLOEXEC);
-/// What opening a name in the volume never does: follow a link, wait for the other
-/// end of a FIFO, take a terminal.
+/// Never follow a link, block on a FIFO, or acquire a terminal.
 pub(super) const GUARDED: OFlags =
     OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-/// Opens a directory in another, following no link.
+/// Opens a subdirectory, without following links.
 pub(super) fn step(dir: BorrowedFd, part: &[u8]) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(dir, part, AS_DIR | OFlags::NOFOLLOW, Mode::empty())
 }
 
-/// Makes a directory, unless another process does so first. Returns the bytes that
-/// this has taken.
+/// Creates a directory unless it exists. Returns the bytes by which directories have
+/// grown.
 pub(super) fn make_dir(above: BorrowedFd, name: &[u8]) -> rustix::io::Result<u64> {
     let before = allocated(above);
     match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(DIR_MODE)) {
@@ -36,14 +35,13 @@ pub(super) fn make_dir(above: BorrowedFd, name: &[u8]) -> rustix::io::Result<u64
 pub(super) fn open_existing(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     let open = |access| rustix::fs::openat(dir, name, access | OFlags::APPEND | GUARDED, Mode::empty());
     match open(OFlags::RDWR) {
-        // Ours to write but not to read: then it can't be repaired.
+        // Writable but not readable: it cannot be repaired.
         Err(Errno::ACCESS) => open(OFlags::WRONLY),
         other => other,
     }
 }
 
-/// Makes a file that wasn't there. Returns it and the bytes that its directory has
-/// grown by.
+/// Creates a new file. Returns it and the bytes by which its directory has grown.
 pub(super) fn make_file(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<(OwnedFd, u64)> {
     let before = allocated(dir);
     let fresh = GUARDED | OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
@@ -52,9 +50,8 @@ pub(super) fn make_file(dir: BorrowedFd, name: &[u8]) -> rustix::io::Result<(Own
     Ok((file, allocated(dir).saturating_sub(before)))
 }
 
-/// Gives what was just made its permissions, whatever the umask took from them. The
-/// bits that a directory passes on stay. Where the file system has no permissions,
-/// it does without.
+/// Sets the mode of a new file or directory, regardless of the umask. Keeps inherited
+/// bits. File systems without permissions are fine.
 fn permit(made: BorrowedFd, mode: u32) {
     let Ok(stat) = rustix::fs::fstat(made) else { return };
     let wanted = (stat.st_mode & 0o7000) | mode;
@@ -63,7 +60,7 @@ fn permit(made: BorrowedFd, mode: u32) {
     }
 }
 
-/// The bytes that a file or directory takes on its file system.
+/// Bytes allocated to a file or directory.
 pub(super) fn allocated(file: impl AsFd) -> u64 {
     rustix::fs::fstat(file).map_or(0, |stat| blocks(&stat))
 }
@@ -72,13 +69,13 @@ pub(super) fn blocks(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or_default() * 512
 }
 
-/// Device and inode: what a file is, whatever its name.
+/// Device and inode: identify a file regardless of its name.
 pub(super) fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
-/// Opens a directory once more, to be read or synced: what [`step`] opens is only
-/// good to go on from.
+/// Reopens a directory for reading or syncing: the descriptor from [`step`] only
+/// resolves paths.
 pub(super) fn reopen(dir: BorrowedFd) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(dir, ".", GUARDED | OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
 }

@@ -1,11 +1,11 @@
-//! One file that records are appended to, whole or not at all.
+//! One file. Each request's records are appended whole or not at all.
 //!
-//! Whoever holds the lock on a file is its owner: only the owner cuts, repairs and
-//! rotates. Anyone else appends whole records with `O_APPEND`, and only behind the
-//! end of a record.
+//! The process that holds the lock on a file is its owner: only the owner cuts,
+//! repairs and rotates. Other processes append whole records with `O_APPEND`, and
+//! only after the end of a record.
 //!
-//! A second lock, shared by those who append without owning the file and held only
-//! meanwhile, keeps the owner from cutting off what is just being written.
+//! A second lock, shared by other processes during an append, keeps the owner from
+//! cutting off a write in progress.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -21,19 +21,19 @@ use super::dir::{allocated, blocks, identity};
 use super::repair::{self, Repair};
 use super::{FilePath, OpenError, Volume, rotated};
 
-/// How often, and how long apart, to look at an end that another process may be
-/// writing just now.
+/// Attempts, and the pause between them, while another process may be writing the
+/// end.
 const LOOKS: u32 = 10;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
-/// Who owns a file.
+/// The owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     /// We hold the lock.
     Us,
     /// Another process holds it.
     Other,
-    /// There are no locks. Nobody can tell, so we take the file as ours alone.
+    /// The volume has no locks; we assume that we are the only writer.
     Unknown,
 }
 
@@ -42,47 +42,47 @@ enum Owner {
 pub struct LogFile {
     file: File,
     path: FilePath,
-    /// Device and inode, to notice that the path leads elsewhere by now.
+    /// Device and inode, to detect that the path leads to a different file.
     id: (u64, u64),
     owner: Owner,
-    /// A partial record of ours at the end, and where it lies.
+    /// The range of our partial record at the end, if any.
     partial: Option<Range<u64>>,
-    /// The length at which the end is known to be a record's.
+    /// The length at which the file is known to end with a whole record.
     whole_at: Option<u64>,
-    /// Bytes it took on the file system when last asked.
+    /// Bytes allocated at the last check.
     allocated: u64,
-    /// When it was made, as far as can be known.
-    born: SystemTime,
-    /// Whether it was made when it was opened.
+    /// When the file was created, as far as known.
+    created: SystemTime,
+    /// Whether opening created it.
     pub made: bool,
-    /// Bytes that directories have grown by to open it.
+    /// Bytes by which opening has grown directories.
     pub dirs_grown: u64,
-    /// Whether we may not read it: then its end can't be looked at.
+    /// Whether it is not readable; then its end cannot be checked.
     pub unread: bool,
-    /// Whether it could not be rotated, which is told once.
+    /// Whether rotation has failed; logged once per file.
     pub stuck: bool,
-    /// Whether something was written since it was last put on disk.
+    /// Whether it has unsynced writes.
     pub dirty: bool,
 }
 
-/// What came of an append.
+/// The result of an append.
 #[derive(Debug)]
 pub struct Appended {
-    /// How many of the requests are in the file whole, from the first one on.
+    /// How many requests were written whole, counted from the first.
     pub whole: usize,
-    /// How many bytes they are.
+    /// The number of their bytes.
     pub bytes: usize,
-    /// What stopped the rest.
+    /// The error that stopped the rest.
     pub outcome: io::Result<()>,
 }
 
 impl LogFile {
-    /// Opens a file of the volume, and makes it where it is missing. Before each
-    /// append, [`LogFile::ready`] must be called.
+    /// Opens a file of the volume; creates it if missing. [`LogFile::ready`] must be
+    /// called before each append.
     pub fn open(volume: &Volume, path: &FilePath) -> Result<Self, OpenError> {
         let opened = volume.open_append(path)?;
         let stat = rustix::fs::fstat(&opened.file)?;
-        let born = if opened.made { SystemTime::now() } else { birth(volume, path, &opened.file) };
+        let created = if opened.made { SystemTime::now() } else { creation_time(volume, path, &opened.file) };
         Ok(Self {
             file: opened.file,
             path: path.clone(),
@@ -91,7 +91,7 @@ impl LogFile {
             partial: None,
             whole_at: None,
             allocated: if opened.made { 0 } else { blocks(&stat) },
-            born,
+            created,
             made: opened.made,
             dirs_grown: opened.grown,
             unread: false,
@@ -100,9 +100,9 @@ impl LogFile {
         })
     }
 
-    /// Makes the file ready for an append: takes the lock where it is free, cuts off
-    /// a partial record of our own, and sees that the end is a record's. An owner
-    /// repairs it; anyone else is refused for as long as it is not.
+    /// Prepares an append: takes the lock if it is free, cuts off our own partial
+    /// record, and checks that the file ends with a whole record. The owner repairs
+    /// it; others fail with [`OpenError::Busy`] until the owner has.
     pub fn ready(&mut self) -> Result<(), OpenError> {
         self.cut_back().map_err(OpenError::Partial)?;
         self.try_own();
@@ -112,7 +112,7 @@ impl LogFile {
             return Ok(());
         }
         match self.settle() {
-            // Ours to write but not to read.
+            // Writable but not readable.
             Err(OpenError::Partial(error)) if error.raw_os_error() == Some(Errno::BADF.raw_os_error()) => {
                 self.unread = true;
                 Ok(())
@@ -121,7 +121,7 @@ impl LogFile {
         }
     }
 
-    /// Looks at the end until it is a record's, and repairs it if that is for us.
+    /// Waits until the file ends with a whole record, and repairs it if we own it.
     fn settle(&mut self) -> Result<(), OpenError> {
         for look in 0..LOOKS {
             if look > 0 {
@@ -140,15 +140,15 @@ impl LogFile {
         Err(OpenError::Busy)
     }
 
-    /// Repairs an end that was looked at when the file had `len` bytes. Says whether
-    /// it did: not while somebody appends.
+    /// Repairs the end of a file of `len` bytes. Returns `false` while another
+    /// process is appending.
     fn repair(&mut self, len: u64, repair: Repair) -> io::Result<bool> {
         let (kept, newline) = {
             let alone = self.alone()?;
             if alone.is_none() || self.len()? != len {
                 return Ok(false);
             }
-            mend(&self.file, len, repair)?
+            repair_end(&self.file, len, repair)?
         };
         self.dirty = true;
         self.whole_at = Some(kept + u64::from(newline));
@@ -157,7 +157,7 @@ impl LogFile {
         Ok(true)
     }
 
-    /// Takes the lock if nobody else has it.
+    /// Takes the lock if it is free.
     pub fn try_own(&mut self) {
         if self.owner != Owner::Other {
             return;
@@ -166,7 +166,7 @@ impl LogFile {
             Ok(()) => Owner::Us,
             Err(Errno::WOULDBLOCK | Errno::INTR) => Owner::Other,
             Err(errno) => {
-                tell_of_no_locks(&self.path, errno);
+                warn_no_locks(&self.path, errno);
                 Owner::Unknown
             }
         };
@@ -177,8 +177,8 @@ impl LogFile {
         self.owner != Owner::Other
     }
 
-    /// Keeps others from appending until this is dropped; `None` while one does.
-    /// Where there are no such locks, nobody is kept from anything.
+    /// Excludes appends by other processes until dropped; `None` during one. Without
+    /// locks it excludes nothing.
     fn alone(&self) -> io::Result<Option<Appending<'_>>> {
         match rustix::fs::fcntl_lock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::ACCESS | Errno::AGAIN) => Ok(None),
@@ -190,34 +190,34 @@ impl LogFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// How long the file is, in bytes, if its path still leads to it: it may have
-    /// been renamed or deleted under us.
+    /// The file's length in bytes, or `None` if its path leads elsewhere: it may have
+    /// been renamed or deleted.
     pub fn len_at(&self, volume: &Volume) -> Option<u64> {
         let stat = volume.stat(&self.path).ok()?;
         (identity(&stat) == self.id).then(|| stat.st_size.unsigned_abs())
     }
 
-    /// Whether it is deleted, as its owner does with rotated files: asked after a
-    /// write, which may have come too late.
+    /// Whether it was deleted, as its owner does with rotated files. Checked after
+    /// each write.
     pub fn is_deleted(&self, volume: &Volume) -> bool {
         let has_no_name = rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0);
-        // Some file systems count no names at all.
+        // Some file systems report no link counts.
         has_no_name && self.len_at(volume).is_none()
     }
 
-    /// How many bytes more it takes on its file system than when last asked.
+    /// Bytes newly allocated to it since the last call.
     pub fn grown(&mut self) -> u64 {
         let now = allocated(&self.file);
         now.saturating_sub(std::mem::replace(&mut self.allocated, now))
     }
 
-    /// How long ago it was made.
+    /// Time since it was created.
     pub fn age(&self) -> Duration {
-        self.born.elapsed().unwrap_or_default()
+        self.created.elapsed().unwrap_or_default()
     }
 
-    /// Appends requests that lie one behind the other in `bytes`, each up to
-    /// one of `ends`. Of one that isn't written whole nothing stays.
+    /// Appends the requests in `bytes`, each of which ends at one of `ends`. A
+    /// request that was not written whole is removed.
     pub fn append(&mut self, bytes: &[u8], ends: &[usize]) -> Appended {
         if let Err(error) = self.cut_back() {
             return Appended { whole: 0, bytes: 0, outcome: Err(error) };
@@ -228,7 +228,7 @@ impl LogFile {
         };
         self.dirty |= written > 0;
         if outcome.is_ok() {
-            // Unless others append as well: then the length will tell.
+            // If others append as well, the length will differ.
             self.whole_at = self.whole_at.map(|len| len + written as u64);
             return Appended { whole: ends.len(), bytes: written, outcome };
         }
@@ -241,16 +241,16 @@ impl LogFile {
         };
         if let Some(partial) = behind.or_else(own) {
             self.partial = Some(partial);
-            // Tried now, so that nobody reads a partial record; tried again before
-            // the next append, should it fail.
+            // Cut back at once, so that no reader sees a partial record; on failure
+            // retried before the next append.
             let _ = self.cut_back();
         }
         Appended { whole, bytes: kept, outcome }
     }
 
-    /// Takes a partial record of ours off the end, if there is one. Where others have
-    /// written behind it, own the file, or it may not be cut, it is ended with a
-    /// newline instead, so that the next record begins on a line of its own.
+    /// Cuts our partial record off the end, if there is one. If others have written
+    /// after it or own the file, or it cannot be cut, ends it with a newline instead,
+    /// so that the next record starts on its own line.
     pub fn cut_back(&mut self) -> io::Result<()> {
         let Some(partial) = self.partial.clone() else { return Ok(()) };
         self.try_own();
@@ -268,7 +268,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Puts what was written on disk.
+    /// Syncs written data.
     pub fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         self.dirty = false;
@@ -276,9 +276,9 @@ impl LogFile {
     }
 }
 
-/// Writes until all is written or the system says no. Returns how many bytes were
-/// written in one piece, and where the rest lies if another process has written
-/// between the two: that is to be cut off.
+/// Writes until everything is written or the system refuses. Returns the number of
+/// contiguous bytes written, and the range of the rest if another process wrote in
+/// between: that range must be cut off.
 fn write(mut file: &File, bytes: &[u8]) -> (usize, Option<Range<u64>>, io::Result<()>) {
     let (mut written, mut end) = (0, None);
     while written < bytes.len() {
@@ -289,7 +289,7 @@ fn write(mut file: &File, bytes: &[u8]) -> (usize, Option<Range<u64>>, io::Resul
             Err(error) => return (written, None, Err(error)),
         };
         if count < bytes.len() {
-            // It came back short, and another process may append before the rest.
+            // A short write: another process may append before the rest.
             let at = match file.stream_position() {
                 Ok(at) => at,
                 Err(error) => return (written, None, Err(error)),
@@ -305,7 +305,7 @@ fn write(mut file: &File, bytes: &[u8]) -> (usize, Option<Range<u64>>, io::Resul
     (written, None, Ok(()))
 }
 
-/// Cuts a file to `len` bytes; says whether it did. An append-only file can't be cut.
+/// Truncates a file to `len` bytes; returns `false` for an append-only file.
 fn cut(file: &File, len: u64) -> io::Result<bool> {
     match file.set_len(len) {
         Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => Ok(false),
@@ -313,10 +313,10 @@ fn cut(file: &File, len: u64) -> io::Result<bool> {
     }
 }
 
-/// Does to a file of `len` bytes what its end needs. Returns how many bytes are kept
-/// and whether a newline was added: that alone where the file can't be cut, unless
-/// NUL bytes would stay, which make it unreadable.
-fn mend(mut file: &File, len: u64, repair: Repair) -> io::Result<(u64, bool)> {
+/// Repairs the end of a file of `len` bytes. Returns the number of bytes kept, and
+/// whether a newline was added. A file that cannot be cut only gets the newline,
+/// unless NUL bytes would remain, which make it unreadable.
+fn repair_end(mut file: &File, len: u64, repair: Repair) -> io::Result<(u64, bool)> {
     let (mut kept, mut newline) = (repair.keep, repair.newline);
     if kept < len && !cut(file, kept)? {
         if repair.nuls {
@@ -331,14 +331,14 @@ fn mend(mut file: &File, len: u64, repair: Repair) -> io::Result<(u64, bool)> {
     Ok((kept, newline))
 }
 
-/// A lock held while something is appended or cut off.
+/// A lock held during an append or a cut.
 #[derive(Debug)]
 struct Appending<'a>(Option<&'a File>);
 
 impl<'a> Appending<'a> {
-    /// The lock of those who append without owning the file. Where it can't be had
-    /// at once, the owner is cutting, or there are no such locks: `O_APPEND` has to
-    /// do, as it does without them.
+    /// The lock for an append by a process that does not own the file. If it is not
+    /// free, the owner is cutting or there are no such locks: then `O_APPEND` alone
+    /// has to do.
     fn shared(file: &'a File) -> Self {
         for _ in 0..LOOKS {
             match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockShared) {
@@ -359,29 +359,28 @@ impl Drop for Appending<'_> {
     }
 }
 
-/// Says once that files can't be locked.
-fn tell_of_no_locks(path: &FilePath, errno: Errno) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if !TOLD.swap(true, Ordering::Relaxed) {
+/// Warns once that the volume has no file locks.
+fn warn_no_locks(path: &FilePath, errno: Errno) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if !WARNED.swap(true, Ordering::Relaxed) {
         log::warn!(
-            "the volume has no file locks: each file is taken as written by this process alone, give every \
-             other its own path={path} error={errno}"
+            "the volume has no file locks: this process acts as the only writer of its files, give every \
+             other process its own path={path} error={errno}"
         );
     }
 }
 
-/// When a file was made: as the file system has it, or where it has no such time,
-/// as the newest rotated file was renamed, or no later than anything that was done
-/// to the file.
-fn birth(volume: &Volume, path: &FilePath, file: &File) -> SystemTime {
-    created(file)
+/// When a file was created: its birth time; without one, when the newest rotated file
+/// was renamed; else its earliest timestamp.
+fn creation_time(volume: &Volume, path: &FilePath, file: &File) -> SystemTime {
+    birth_time(file)
         .or_else(|| rotated_at(volume, path))
         .or_else(|| first_touched(file))
         .unwrap_or_else(SystemTime::now)
 }
 
-fn created(file: &File) -> Option<SystemTime> {
-    // std has this time only with glibc.
+fn birth_time(file: &File) -> Option<SystemTime> {
+    // std returns this time only with glibc.
     let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
     let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
     known.then(|| time(stat.stx_btime.tv_sec, u64::from(stat.stx_btime.tv_nsec)))

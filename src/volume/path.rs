@@ -1,4 +1,4 @@
-//! A path beneath the volume, and the parts of one.
+//! A path beneath the volume, and its parts.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -15,7 +15,7 @@ impl FilePath {
         Path::new(OsStr::from_bytes(&self.0))
     }
 
-    /// The directories above the file, and its own name.
+    /// Splits into the directory and the file's own name.
     pub(super) fn split(&self) -> (&[u8], &[u8]) {
         match self.0.iter().rposition(|byte| *byte == b'/') {
             Some(at) => (&self.0[..at], &self.0[at + 1..]),
@@ -24,15 +24,15 @@ impl FilePath {
     }
 }
 
-/// As it is shown in logs and errors: on one line, every byte that isn't printable
-/// ASCII escaped. Whoever sends a path can't write a line of its own by it.
+/// For logs and errors: every byte outside printable ASCII is escaped, so that a path
+/// cannot forge a line.
 impl fmt::Display for FilePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.escape_ascii().fmt(f)
     }
 }
 
-/// What follows `dir` in `path`, both read without empty parts and `.`.
+/// The rest of `path` beneath `dir`; empty parts and `.` are ignored in both.
 pub(super) fn beneath<'a>(path: &'a [u8], dir: &[u8]) -> Option<&'a [u8]> {
     let mut rest = path;
     for wanted in parts(dir) {
@@ -45,7 +45,7 @@ pub(super) fn beneath<'a>(path: &'a [u8], dir: &[u8]) -> Option<&'a [u8]> {
     Some(rest)
 }
 
-/// The first part of a path, and what comes after it.
+/// The first part of a path, and the rest.
 fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut rest = path;
     loop {

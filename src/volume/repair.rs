@@ -1,9 +1,9 @@
-//! The end of a file: whether it is the end of a record, and what to do if not.
+//! The end of a file: detects and repairs a partial record.
 //!
-//! A crash leaves a partial record, or NUL bytes where data never reached the
-//! disk. Both are cut off, but only what the records' formats know as theirs for
-//! certain. Any other text is ended with a newline, so that the next record begins
-//! on a line of its own.
+//! A crash leaves a partial record, or NUL bytes where data never reached the disk.
+//! Both are cut off, but only if they certainly belong to a record of a known format.
+//! Any other text is ended with a newline, so that the next record starts on its own
+//! line.
 
 use std::fs::File;
 use std::io;
@@ -12,38 +12,38 @@ use std::os::unix::fs::FileExt;
 use crate::formats::GRAMMARS;
 use crate::render::grammar::{AHEAD, BEHIND, Grammar, Start};
 
-/// How far back to look for the start of a record, NUL bytes not counted: more
-/// than the largest request becomes.
+/// How far back to search for the start of a record, not counting NUL bytes: more
+/// than the largest rendered request.
 const MAX_LOOK: u64 = 16 * 1024 * 1024;
-/// How much is read at a time.
+/// Bytes read at a time.
 const BLOCK: u64 = 16 * 1024;
 
-/// What is to be done with the end of a file.
+/// The repair that the end of a file needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repair {
-    /// How many bytes of the file stay.
+    /// How many bytes of the file to keep.
     pub keep: u64,
-    /// Whether a newline must follow them.
+    /// Whether to add a newline after them.
     pub newline: bool,
     /// Whether NUL bytes are cut off.
     pub nuls: bool,
 }
 
-/// Looks at the end of a file of `len` bytes. Returns `None` if it is the end of a
-/// record or of a line of somebody else's.
+/// Checks the end of a file of `len` bytes. Returns `None` if a whole record or a
+/// foreign line ends there.
 pub fn look(file: &File, len: u64) -> io::Result<Option<Repair>> {
     let repair = End::new(file, len, BLOCK).judge()?;
     Ok((repair.keep < len || repair.newline).then_some(repair))
 }
 
-/// A place where a record starts, and its format.
+/// The offset of a record's start, and its format.
 type Found = (u64, &'static Grammar);
 
-/// The end of a file, read a block at a time.
+/// The end of a file, read block by block.
 #[derive(Debug)]
 struct End<'a> {
     file: &'a File,
-    /// The length of the file, from [`End::judge`] on without the NUL bytes at its end.
+    /// The length of the file; from [`End::judge`] on without trailing NUL bytes.
     len: u64,
     block: u64,
     buffer: Vec<u8>,
@@ -70,13 +70,13 @@ impl<'a> End<'a> {
         }
         match self.read(self.len - 1, self.len)? {
             b"\n" => Ok(keep(self.len, false)),
-            // NUL bytes behind somebody else's may be theirs.
+            // NUL bytes after foreign text may belong to it.
             _ if last.is_none() => Ok(keep(len, true)),
             _ => Ok(keep(self.len, true)),
         }
     }
 
-    /// How long the file is without the NUL bytes at its end.
+    /// The length of the file without trailing NUL bytes.
     fn without_nuls(&mut self, len: u64) -> io::Result<u64> {
         let mut end = len;
         while end > 0 {
@@ -91,8 +91,8 @@ impl<'a> End<'a> {
         Ok(0)
     }
 
-    /// Where the last record starts. What may be the first bytes of one counts if
-    /// they are behind a whole record, or all there is.
+    /// The start of the last record. A possible start counts only after a whole
+    /// record, or if the file holds nothing else.
     fn last_start(&mut self) -> io::Result<Option<Found>> {
         let mut partial: Option<Found> = None;
         let (mut end, mut looked) = (self.len, 0);
@@ -103,7 +103,7 @@ impl<'a> End<'a> {
             for (at, grammar, found) in lines.into_iter().rev() {
                 match (found, partial) {
                     (Start::Certain, Some((at, _))) if self.is_behind(at, grammar)? => {
-                        // NUL bytes say nothing of a format.
+                        // NUL bytes do not reveal the format.
                         let lost = self.read(at, at + 1)? == b"\0";
                         return Ok(partial.map(|(at, own)| (at, if lost { grammar } else { own })));
                     }
@@ -114,13 +114,13 @@ impl<'a> End<'a> {
             }
             end = start;
         }
-        // Nothing but the first bytes of the very first record.
+        // The file holds only the first bytes of its first record.
         let is_all = partial.is_some_and(|(at, _)| at == 0) && !self.read(0, AHEAD as u64)?.contains(&0);
         Ok(partial.filter(|_| is_all))
     }
 
-    /// The lines that begin between `start` and `end` and that a record starts or
-    /// may start with. A line begins at the start of the file and behind a newline.
+    /// Lines that begin between `start` and `end` and start a record, certainly or
+    /// possibly. A line begins at the start of the file and after each newline.
     fn starts_in(&mut self, start: u64, end: u64) -> io::Result<Vec<(u64, &'static Grammar, Start)>> {
         let from = start.saturating_sub(1);
         let seen = self.read(from, end + AHEAD as u64)?;
@@ -139,12 +139,12 @@ impl<'a> End<'a> {
         Ok(found)
     }
 
-    /// Whether a record of this format ends right before `at`.
+    /// Whether a record of this format ends at `at`.
     fn is_behind(&mut self, at: u64, grammar: &Grammar) -> io::Result<bool> {
         Ok(grammar.ends(self.read(at.saturating_sub(BEHIND as u64), at)?))
     }
 
-    /// Whether a record that starts at `start` is whole, or what follows is foreign.
+    /// Whether the record at `start` is whole, or followed by foreign text.
     fn has_end_behind(&mut self, mut start: u64, grammar: &Grammar) -> io::Result<bool> {
         while start < self.len {
             if grammar.has_end(self.read(start, start + self.block + BEHIND as u64)?) {
@@ -155,7 +155,7 @@ impl<'a> End<'a> {
         Ok(false)
     }
 
-    /// The bytes from `start` to `end`, as far as the file goes.
+    /// The bytes from `start` to `end`, or to the end of the file.
     fn read(&mut self, start: u64, end: u64) -> io::Result<&[u8]> {
         self.buffer.resize(end.min(self.len).saturating_sub(start) as usize, 0);
         self.file.read_exact_at(&mut self.buffer, start)?;
@@ -182,7 +182,7 @@ mod tests {
         "{\"service\":\"ext_authz\",\"received_at\":\"2026-11-25T19:00:16.572947Z\"}\n";
     const RECORDS: [&str; 8] = [WHOLE, OBJECT, ENTRY, UNTIMED, ENTRY_OBJECT, LOG_RECORD, AUDIT, AUDIT_OBJECT];
 
-    /// A file of a test, gone when it ends.
+    /// A temporary file, deleted on drop.
     struct Scratch(std::path::PathBuf);
 
     impl Scratch {
@@ -195,8 +195,8 @@ mod tests {
             File::options().read(true).write(true).open(&self.0).unwrap()
         }
 
-        /// What stays of a file and whether a newline follows, which is the same
-        /// whatever a block holds.
+        /// The number of bytes kept and whether a newline is added. Both must be
+        /// independent of the block size.
         fn judge(&self, text: impl AsRef<[u8]>) -> (usize, bool) {
             let (file, len) = (self.holding(&text), text.as_ref().len() as u64);
             let judge = |block| End::new(&file, len, block).judge().unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_for_certain_is_kept() {
+    fn text_that_is_not_certainly_ours_is_kept() {
         let scratch = Scratch::new("foreign");
         for text in [
             "",
@@ -311,7 +311,7 @@ mod tests {
         ] {
             scratch.assert_kept(text);
         }
-        // A head that a stranger put into a value: what is before it stays.
+        // A forged head within a value: the text before it is kept.
         let fake =
             WHOLE.replace("a:b", "a:\nHandleMetric invoked with:\n  Adapter config: &Params{FilePath:x");
         scratch.assert_kept(&fake);

@@ -1,4 +1,4 @@
-//! How much is kept: rotation of a file by size and age.
+//! Retention: rotation of a file by size and age.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use super::log_file::LogFile;
 use super::rotated::{self, MAX_NUMBER};
 use super::{FilePath, OpenError, Volume, refused};
 
-/// What an operator wants kept.
+/// The operator's settings.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
     /// The size at which a file is rotated, in bytes.
     pub rotate_size: Option<u64>,
     /// The age at which a file is rotated.
     pub rotate_age: Option<Duration>,
-    /// How many rotated files of each file are kept.
+    /// Limit on rotated files per file.
     pub rotate_keep: u32,
-    /// How many bytes may lie in the volume.
+    /// Limit on the bytes in the volume.
     pub max_volume_bytes: Option<u64>,
 }
 
@@ -31,8 +31,8 @@ impl Retention {
         len > 0 && file.is_owned() && (too_large || too_old())
     }
 
-    /// Renames a file out of the way and deletes the rotated ones beyond the
-    /// number to keep. Returns how many bytes went with them.
+    /// Rotates a file and deletes its oldest rotated files beyond the limit. Returns
+    /// the number of bytes deleted.
     pub fn rotate(&self, volume: &Volume, path: &FilePath) -> Result<u64, OpenError> {
         let (dir, name, _) = volume.enter(path)?;
         let dir = dir.as_fd();
@@ -55,7 +55,7 @@ impl Retention {
         for number in &numbers[..surplus] {
             match rotated::delete(dir, &rotated::numbered(name, *number), known) {
                 Ok(bytes) => deleted += bytes.unwrap_or(0),
-                // It is tried again after the next rotation.
+                // Retried after the next rotation.
                 Err(error) => log::warn!("cannot delete path={path}.{number:06} error={error}"),
             }
         }
@@ -63,11 +63,11 @@ impl Retention {
     }
 }
 
-/// Renames a file to a name that nobody has, as far as the system can tell: another
-/// adapter may rotate the same file where there are no locks.
+/// Renames a file, without replacing an existing one where the system supports that:
+/// without locks another adapter may rotate the same file.
 fn rename_to_new(dir: BorrowedFd, from: &[u8], to: &[u8]) -> rustix::io::Result<()> {
     match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-        // Not known to the file system, the kernel, or the seccomp profile.
+        // Unsupported by the file system, the kernel, or the seccomp profile.
         Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => rustix::fs::renameat(dir, from, dir, to),
         other => other,
     }
@@ -102,7 +102,7 @@ mod tests {
             std::fs::write(volume.full_path(&path), "{\"instance\":1}\n{\"instance\":2}\n").unwrap();
             deleted += keep_two.rotate(&volume, &path).unwrap();
         }
-        std::fs::write(volume.dir().join("out.txt.1"), "a stranger's").unwrap();
+        std::fs::write(volume.dir().join("out.txt.1"), "foreign text").unwrap();
         assert_eq!(names(&volume), ["out.txt.000003", "out.txt.000004", "out.txt.1"]);
         assert_eq!(deleted, 60);
         std::fs::remove_dir_all(volume.dir()).unwrap();
@@ -135,7 +135,7 @@ mod tests {
         let volume = volume("strangers");
         let path = volume.resolve(b"out.txt").unwrap();
         let write = |name: &str, content: &str| std::fs::write(volume.dir().join(name), content).unwrap();
-        write("out.txt.000001", "a stranger's, though numbered");
+        write("out.txt.000001", "foreign, though numbered");
         let keep_none = Retention::default();
         write("out.txt", "{\"instance\":1}\n");
         assert_eq!(keep_none.rotate(&volume, &path).unwrap(), 15);

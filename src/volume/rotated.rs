@@ -18,17 +18,17 @@ use crate::formats::is_ours;
 use crate::render::grammar::AHEAD;
 
 const DIGITS: usize = 6;
-/// The highest number: one with more digits would not be found again.
+/// The highest number: longer suffixes are not recognized.
 pub(super) const MAX_NUMBER: u32 = 999_999;
-/// How many names of one directory are looked at.
+/// Limit on the names read from one directory.
 const MAX_NAMES: usize = 1_000_000;
 
-/// The name of the rotated file of `name` with this number.
+/// The name of rotated file `number` of `name`.
 pub(super) fn numbered(name: &[u8], number: u32) -> Vec<u8> {
     [name, format!(".{number:0DIGITS$}").as_bytes()].concat()
 }
 
-/// The numbers of the rotated files of `name` in a directory, in order.
+/// The numbers of the rotated files of `name` in a directory, ascending.
 pub(super) fn numbers_of(dir: BorrowedFd, name: &[u8]) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for entry in Dir::new(reopen(dir)?)?.take(MAX_NAMES) {
@@ -46,7 +46,7 @@ fn number_of(suffix: &[u8]) -> Option<u32> {
     is_number.then(|| digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')))
 }
 
-/// The name of the file and the number in the name of a rotated one.
+/// Splits the name of a rotated file into its file's name and the number.
 pub(super) fn split(name: &[u8]) -> Option<(&[u8], u32)> {
     let at = name.len().checked_sub(DIGITS + 1)?;
     Some((&name[..at], number_of(&name[at..])?))
@@ -72,7 +72,8 @@ pub(super) fn is_ours_at(dir: BorrowedFd, name: &[u8], known: Known) -> bool {
     look_at(dir, name, known).is_ok_and(|found| found.is_some())
 }
 
-/// Opens a file of ours to be looked at.
+/// Opens a file for inspection; `None` if it is not regular or does not start with a
+/// record.
 fn look_at(dir: BorrowedFd, name: &[u8], known: Known) -> rustix::io::Result<Option<File>> {
     let is_regular = |mode| FileType::from_raw_mode(mode) == FileType::RegularFile;
     if !is_regular(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) {
@@ -90,11 +91,11 @@ fn look_at(dir: BorrowedFd, name: &[u8], known: Known) -> rustix::io::Result<Opt
     Ok(is_ours(&start[..read]).then_some(file))
 }
 
-/// Deletes a rotated file of ours from the directory it was found in, and returns
-/// how many bytes it had; `None` if it isn't ours, or another by now.
+/// Deletes a rotated file from its directory and returns its size in bytes; `None` if
+/// it is not ours, or was replaced meanwhile.
 pub(super) fn delete(dir: BorrowedFd, name: &[u8], known: Known) -> rustix::io::Result<Option<u64>> {
     match unlink_ours(dir, name, known) {
-        // Another adapter was quicker, and counts it.
+        // Another adapter was first, and counts it.
         Err(Errno::NOENT) => Ok(None),
         other => other,
     }
@@ -102,12 +103,13 @@ pub(super) fn delete(dir: BorrowedFd, name: &[u8], known: Known) -> rustix::io::
 
 fn unlink_ours(dir: BorrowedFd, name: &[u8], known: Known) -> rustix::io::Result<Option<u64>> {
     let Some(file) = look_at(dir, name, known)? else { return Ok(None) };
-    // Linux deletes by name alone: so the name is looked at as late as can be.
+    // Linux deletes by name only, so check the name as late as possible.
     let there = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if identity(&there) != identity(&rustix::fs::fstat(&file)?) {
         return Ok(None);
     }
     rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
-    // Asked when it has no name any more: whoever writes after that writes it again.
+    // Measured after the unlink: a later writer sees that the file is deleted and
+    // writes again elsewhere.
     Ok(Some(rustix::fs::fstat(&file)?.st_size.unsigned_abs()))
 }

@@ -1,8 +1,8 @@
-//! The limit on all that lies in the volume.
+//! The limit on the bytes in the volume.
 //!
-//! What counts is what a file takes on its file system, small files and directories
-//! too. What we write is added as it is allocated; what others write is found by
-//! looking again.
+//! What counts is the space allocated on the file system, of small files and
+//! directories, too. Our own allocations are added as they happen; those of others
+//! are found by the next scan.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,59 +15,61 @@ use super::path::parts;
 use super::rotated::{self, numbered};
 use super::{FilePath, Volume};
 
-/// How often to look at least, for other adapters write to the volume, too.
+/// The interval of scans, longer if a scan is slow: other adapters write to the
+/// volume, too.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How many times longer to wait for the next look than the last one took.
+/// The shortest interval, as a multiple of the last scan's duration.
 const REST: u32 = 20;
-/// How many names are looked at, and how deep: deeper than any `file_path` leads.
+/// Limits of a scan: names, and depth (deeper than any `file_path`).
 const MAX_NAMES: usize = 1_000_000;
 const MAX_DEPTH: usize = 640;
-/// How many rotated files are kept in mind, the oldest ones.
+/// Limit on the rotated files remembered, oldest first.
 const MAX_FOUND: usize = 4096;
-/// What a file system allocates at least where it doesn't say.
+/// The allocation unit to assume if the file system reports none.
 const BLOCK: u64 = 4096;
 
-/// What lies in the volume, as far as we know.
+/// The known usage of the volume.
 #[derive(Debug, Default)]
 pub struct Usage {
-    /// Bytes found by the last look, and allocated since.
+    /// Bytes found by the last scan, plus those allocated since.
     bytes: Option<u64>,
-    /// What the file system allocates at least.
+    /// The allocation unit of the file system, in bytes.
     block: u64,
-    /// When to look again, though there seems to be room.
+    /// When the next scan is due, although there seems to be room.
     look_at: Option<Instant>,
-    /// Until when to believe that there is no room.
+    /// Until when to treat the volume as full without a scan.
     full_until: Option<Instant>,
-    /// Whether it was told that there is more than is looked at.
-    told: bool,
+    /// Whether the limit on names was logged.
+    warned: bool,
 }
 
-/// What making room has come to.
+/// The result of making room.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Room {
-    /// There is room; so many bytes were deleted for it.
+    /// There is room; this many bytes were deleted.
     Made(u64),
-    /// There is none, and nothing of ours is left to delete; so many were deleted.
+    /// There is no room, and no rotated file is left to delete; this many bytes were
+    /// deleted.
     None(u64),
 }
 
 impl Usage {
-    /// How many bytes may be allocated, at the most, to append `more` to a file.
+    /// An upper bound of the bytes allocated to append `more` to a file.
     pub fn need(&self, path: &FilePath, more: u64, is_open: bool) -> u64 {
         let block = self.block.max(BLOCK);
-        // A directory grows by a name, and each above it may have to be made.
+        // A new name may grow its directory, and each directory above may have to be
+        // created.
         let above = if is_open { 0 } else { 1 + parts(path.split().0).count() as u64 };
         (more.div_ceil(block) + above) * block
     }
 
-    /// So many bytes were allocated.
+    /// Adds newly allocated bytes.
     pub fn add(&mut self, bytes: u64) {
         self.bytes = self.bytes.map(|known| known + bytes);
     }
 
-    /// Makes room for `need` bytes beneath `limit`, by deleting our own oldest
-    /// rotated files. Looks at the volume when what is known of it says that it is
-    /// full, and every second.
+    /// Makes room for `need` bytes within `limit` by deleting our oldest rotated
+    /// files. Scans the volume every second, and when the known usage leaves no room.
     pub fn make_room(&mut self, volume: &Volume, limit: u64, need: u64) -> Room {
         let started = Instant::now();
         let is_past = |at: Option<Instant>| at.is_none_or(|at| at <= started);
@@ -81,7 +83,7 @@ impl Usage {
         let mut deleted = 0;
         let is_made = loop {
             let mut found = Found::look(volume);
-            self.tell(&found);
+            self.warn_once(&found);
             let (is_made, is_all) = (found.shrink(volume, limit, need, &mut deleted), found.is_all());
             self.bytes = Some(found.bytes);
             if is_made || is_all {
@@ -96,19 +98,19 @@ impl Usage {
         if is_made { Room::Made(deleted) } else { Room::None(deleted) }
     }
 
-    fn tell(&mut self, found: &Found) {
-        if found.names > MAX_NAMES && !std::mem::replace(&mut self.told, true) {
+    fn warn_once(&mut self, found: &Found) {
+        if found.names > MAX_NAMES && !std::mem::replace(&mut self.warned, true) {
             log::warn!(
-                "--max-volume-bytes: more than {MAX_NAMES} files in the volume, the others don't count"
+                "--max-volume-bytes: more than {MAX_NAMES} files in the volume, the rest are not counted"
             );
         }
     }
 }
 
-/// A rotated file that may be ours.
+/// A rotated file.
 #[derive(Debug)]
 struct Rotated {
-    /// When it was last written, in nanoseconds.
+    /// Its last modification, in nanoseconds.
     written: i128,
     dir: Rc<[u8]>,
     name: Vec<u8>,
@@ -116,8 +118,7 @@ struct Rotated {
     bytes: u64,
 }
 
-/// Everything a look has found: bytes of all files and directories, and the
-/// rotated files.
+/// The result of a scan: bytes of all files and directories, and the rotated files.
 #[derive(Debug, Default)]
 struct Found {
     bytes: u64,
@@ -128,10 +129,10 @@ struct Found {
 }
 
 impl Found {
-    /// Looks at the volume. What can't be read counts as nothing.
+    /// Scans the volume. Unreadable files and directories count as empty.
     fn look(volume: &Volume) -> Self {
         let mut found = Self::default();
-        // The directory that is looked into, and for each above it where to go on.
+        // The current directory, and the position to resume at in each one above it.
         let (mut path, mut above, mut from) = (Vec::new(), Vec::new(), None);
         loop {
             match found.look_in(volume, &path, from.take()) {
@@ -152,9 +153,9 @@ impl Found {
         found
     }
 
-    /// Looks into a directory, from its start or from where an earlier look into it
-    /// ended, up to the next directory in it, and returns that one. One directory is
-    /// open at a time, and what is kept of the others is bounded by their depth.
+    /// Scans a directory from `from` or from its start to its next subdirectory,
+    /// which it returns with the position to resume at. One directory is open at a
+    /// time, and memory is bounded by the depth.
     fn look_in(&mut self, volume: &Volume, path: &[u8], from: Option<i64>) -> Option<(Vec<u8>, i64)> {
         let dir = volume.walk(path).ok()?;
         let mut entries = Dir::new(reopen(dir.as_fd()).ok()?).ok()?;
@@ -191,9 +192,9 @@ impl Found {
         }
     }
 
-    /// Sorts rotated files, the oldest first. Of one file the number decides, for
-    /// the clock may have been set: none counts as younger than one with a higher
-    /// number.
+    /// Sorts rotated files, oldest first. Within one file's rotated files the number
+    /// decides, since the clock may have been set: none counts as newer than one with
+    /// a higher number.
     fn sort(&mut self) {
         let of_file = |one: &Rotated, other: &Rotated| (&one.dir, &one.name).cmp(&(&other.dir, &other.name));
         self.rotated.sort_by(|one, other| of_file(one, other).then(other.number.cmp(&one.number)));
@@ -214,7 +215,7 @@ impl Found {
         !self.left_out
     }
 
-    /// Deletes rotated files of ours until there is room; says whether there is.
+    /// Deletes our rotated files until there is room; returns whether there is.
     fn shrink(&mut self, volume: &Volume, limit: u64, need: u64, deleted: &mut u64) -> bool {
         let mut oldest = self.rotated.iter();
         while self.bytes + need > limit {

@@ -1,18 +1,18 @@
-//! Connections: accept them, speak HTTP/2 on each, and close them in time.
+//! Connections: accepts them, runs HTTP/2 on each, and shuts them down gracefully.
 //!
-//! hyper's HTTP/2 server is driven directly. tonic's own transport would add a
-//! router we have no use for, and its shutdown knows no deadline.
+//! hyper's HTTP/2 server is driven directly. tonic's transport would add an unused
+//! router, and its shutdown has no deadline.
 //!
-//! h2 counts some things over the whole life of a connection, which may last for
-//! months, and ends it with GOAWAY 11 (ENHANCE_YOUR_CALM) at a limit:
+//! h2 counts some events over the whole life of a connection, which may last for
+//! months. At a limit it sends GOAWAY 11 (ENHANCE_YOUR_CALM):
 //!
-//! | what | limit | what keeps an honest peer from it |
+//! | event | limit | why a well-behaved peer stays below it |
 //! |---|---|---|
-//! | streams reset for an error of the peer: data behind the end of a call, too large headers, more streams than allowed | 1,024 | what comes after an early answer is taken and dropped (`Messages::discard`) |
-//! | empty DATA frames that don't end a call | 100 | nobody sends them; not to be set |
-//! | small DATA frames | by size | only those not read yet count, and all are read at once |
+//! | streams reset for a peer's error: data after the end of a call, oversized headers, too many streams | 1,024 | after an early answer the rest of the body is read and discarded (`Messages::discard`) |
+//! | empty DATA frames that do not end a call | 100 | no known client sends them; the limit is not configurable |
+//! | small DATA frames | by size | only unread frames count, and all are read at once |
 //!
-//! Calls reset before they were seen are counted only while they wait for that.
+//! Calls reset before they were accepted count only while they are pending.
 
 mod socket;
 
@@ -44,35 +44,34 @@ use crate::grpc::health::{State, closing};
 use crate::metrics::{Export, Gauge, Page};
 use crate::once::Once;
 
-/// Streams of a connection: as many as Mixer's worker pool has calls in flight
-/// at the most, fewer where there are many connections. A client with more calls
-/// makes them wait.
+/// Streams per connection: as many as Mixer's worker pool has calls in flight, fewer
+/// when many connections are open. A client with more calls queues them itself.
 const MAX_STREAMS: u32 = 1024;
 const MIN_STREAMS: u32 = 32;
 const STREAMS: u32 = 1024;
-/// Bytes that the kernel keeps of a connection that isn't read, about; it doubles
-/// this to have room for its own data.
+/// The kernel's receive buffer for a connection that is not read, in bytes. The
+/// kernel doubles this value to include its own overhead.
 const RECEIVE_BUFFER: usize = 64 * 1024;
-/// How long to wait for descriptors to come free, to begin with.
+/// The first pause when file descriptors run out.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// A peer that has gone without a word is found out by the kernel: a probe after
-/// so long a silence, and the end when nothing has been confirmed for the second
-/// time. HTTP/2's own pings would take a connection that we don't read, because
-/// its reports wait, for dead.
+/// TCP keep-alive finds dead peers: probes start after `KEEP_ALIVE` of silence; the
+/// kernel ends the connection when nothing was acknowledged for `UNCONFIRMED`.
+/// HTTP/2 pings would end live connections under back-pressure, whose replies are not
+/// read.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const UNCONFIRMED: Duration = Duration::from_secs(80);
-/// A peer that connects has so long to say that it speaks HTTP/2.
+/// Time limit for a new peer's HTTP/2 preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
-/// Where others wait for a place, a connection without a call for so long is
-/// asked to close.
+/// When others wait for a connection slot, a connection without a call for this long
+/// is shut down gracefully.
 const IDLE: Duration = Duration::from_secs(5);
-/// How long a peer may take to close a connection on which there are no calls.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// How long a peer may keep an idle connection open after GOAWAY.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 
-/// How many connections are open.
+/// The number of open connections.
 #[derive(Debug, Default)]
 pub struct Connections(Gauge);
 
@@ -83,23 +82,23 @@ impl Export for Connections {
     }
 }
 
-/// What can be asked of a server, and where it counts.
+/// Limits of a server.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Where connections are counted.
+    /// The gauge of open connections.
     pub open: Arc<Connections>,
-    /// Connections served at once; more wait in the kernel's queue.
+    /// Connections served at once; more wait in the kernel's backlog.
     pub connections: u32,
     /// Peers that were told of, as they speak HTTP/1.
     pub told: Arc<Once>,
-    /// How old a connection gets before it is asked to close.
+    /// The age at which a connection is shut down gracefully.
     pub connection_age: Option<Duration>,
 }
 
-/// Binds all addresses of the machine, both families where there are two.
+/// Binds all addresses: IPv6 and IPv4 where both exist.
 pub fn bind(port: u16, reuse_port: bool) -> io::Result<TcpListener> {
     match listen(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, port).into(), reuse_port) {
-        // No IPv6 here: not compiled in, or disabled.
+        // IPv6 is not compiled in, or disabled.
         Err(error) if matches!(error.raw_os_error(), Some(97 | 99)) => {
             listen(Domain::IPV4, (Ipv4Addr::UNSPECIFIED, port).into(), reuse_port)
         }
@@ -112,11 +111,11 @@ fn listen(domain: Domain, address: SocketAddr, reuse_port: bool) -> io::Result<T
     if domain == Domain::IPV6 {
         socket.set_only_v6(false)?;
     }
-    // So that a restart needn't wait for the last one's connections to time out.
+    // Lets a restart bind while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
-    // The connections that it accepts inherit these.
+    // Accepted connections inherit these options.
     socket.set_tcp_nodelay(true)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE_INTERVAL);
@@ -127,11 +126,11 @@ fn listen(domain: Domain, address: SocketAddr, reuse_port: bool) -> io::Result<T
     Ok(socket.into())
 }
 
-/// Serves connections until they are to close, then listens no longer, tells
-/// them to go away and returns when the last one is gone.
+/// Serves connections until the state is Closing. Then stops listening, shuts all
+/// connections down gracefully and returns when the last one is closed.
 ///
-/// `service` makes what answers the requests of one connection. Fails where the
-/// runtime can't watch the listener.
+/// `service` creates the service of one connection. Fails if the runtime cannot watch
+/// the listener.
 pub async fn serve<M, S, B>(
     listener: TcpListener,
     service: M,
@@ -146,14 +145,17 @@ where
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Places::new(limits.connections);
-    let (listening, told) = watch::channel(());
+    let (listening, shutdown) = watch::channel(());
     let start = |stream: TcpStream, place| {
         let open = limits.connections as usize - places.free.available_permits();
-        let ending =
-            Ending { told: told.clone(), crowded: Arc::clone(&places.crowded), age: limits.connection_age };
+        let ending = Ending {
+            shutdown: shutdown.clone(),
+            crowded: Arc::clone(&places.crowded),
+            age: limits.connection_age,
+        };
         let connection = Arc::new(Connection::default());
         let socket = Socket::new(stream, Arc::clone(&connection), Arc::clone(&limits.told), open);
-        let connection = speak(socket, connection, service.clone(), ending, open);
+        let connection = serve_connection(socket, connection, service.clone(), ending, open);
         limits.open.0.increment();
         let counted = Arc::clone(&limits.open);
         tokio::spawn(async move {
@@ -162,7 +164,7 @@ where
             drop(place);
         });
     };
-    // Accepted, and waiting for a place.
+    // Accepted, waiting for a slot.
     let mut next = None;
     let accepting = async {
         loop {
@@ -177,7 +179,7 @@ where
         () = accepting => {}
         () = closing(&mut states) => {}
     }
-    // Whoever waits to be accepted would be cut off with the listener.
+    // Closing the listener would reset connections still in its backlog.
     let listener = listener.into_std()?;
     while let Some(place) = places.free_place()
         && let Some(stream) = next.take().or_else(|| accept_now(&listener))
@@ -185,14 +187,14 @@ where
         start(stream, place);
     }
     drop(listener);
-    // Told only now: who reconnects at once is to find the next one who listens.
+    // Only after the listener is closed, so that a peer reaches the next process at
+    // once.
     drop(listening);
     let _ = places.free.acquire_many(limits.connections).await;
     Ok(())
 }
 
-/// A connection that waits in the kernel's queue. One that breaks meanwhile is
-/// passed over.
+/// A connection from the kernel's backlog. Skips one that fails meanwhile.
 fn accept_now(listener: &TcpListener) -> Option<TcpStream> {
     loop {
         match listener.accept() {
@@ -208,10 +210,10 @@ fn accept_now(listener: &TcpListener) -> Option<TcpStream> {
     }
 }
 
-/// Room for connections.
+/// Connection slots.
 struct Places {
     free: Arc<Semaphore>,
-    /// Told while someone waits for room.
+    /// Notified while a connection waits for a slot.
     crowded: Arc<Notify>,
 }
 
@@ -224,13 +226,13 @@ impl Places {
         Arc::clone(&self.free).try_acquire_owned().ok().map(Arc::new)
     }
 
-    /// A place, taken from an idle connection where there is no other.
+    /// Waits for a slot. While none is free, idle connections are asked to close.
     async fn place(&self) -> Arc<OwnedSemaphorePermit> {
         loop {
             let place = Arc::clone(&self.free).acquire_owned();
             match tokio::time::timeout(IDLE, place).await {
                 Ok(Ok(place)) => return Arc::new(place),
-                // Nobody closes it.
+                // The semaphore is never closed.
                 Ok(Err(_)) => pending().await,
                 Err(_) => self.crowded.notify_waiters(),
             }
@@ -238,14 +240,14 @@ impl Places {
     }
 }
 
-/// Streams of a connection where so many are open.
+/// Stream limit of a connection when `open` are open.
 fn streams(open: usize) -> u32 {
     let streams = STREAMS / u32::try_from(open.max(1)).unwrap_or(u32::MAX);
     streams.clamp(MIN_STREAMS, MAX_STREAMS)
 }
 
-/// The next connection. When the system is out of descriptors or memory there
-/// is nothing to do but to wait for some to come free.
+/// The next connection. While the system is out of descriptors or memory, retries
+/// with back-off.
 pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -253,7 +255,7 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
             Ok((stream, _)) => return stream,
             Err(error) => {
                 if pause == FIRST_PAUSE {
-                    log::warn!("cannot accept connections, trying on error={error}");
+                    log::warn!("cannot accept connections, retrying error={error}");
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
@@ -262,19 +264,19 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
     }
 }
 
-/// What ends a connection from our side.
+/// Triggers of a connection's graceful shutdown.
 struct Ending {
-    /// Closed when all are to end.
-    told: watch::Receiver<()>,
-    /// Told while others wait for a place.
+    /// Closed when the server shuts down.
+    shutdown: watch::Receiver<()>,
+    /// Notified while others wait for a slot.
     crowded: Arc<Notify>,
-    /// How old it may become.
+    /// The maximum age.
     age: Option<Duration>,
 }
 
 impl Ending {
-    /// Waits until the connection is to close.
-    async fn has_come(mut self, connection: &Connection) {
+    /// Waits for a trigger.
+    async fn triggered(mut self, connection: &Connection) {
         let old = async {
             match self.age {
                 Some(age) => tokio::time::sleep(jittered(age)).await,
@@ -282,15 +284,14 @@ impl Ending {
             }
         };
         tokio::select! {
-            _ = self.told.changed() => {}
+            _ = self.shutdown.changed() => {}
             () = old => {}
             () = unused(connection, &self.crowded) => {}
         }
     }
 }
 
-/// Waits until others have waited for a place for as long as nothing was called
-/// here.
+/// Waits until others lacked a slot for a period without a new call here.
 async fn unused(connection: &Connection, crowded: &Notify) {
     let mut begun = None;
     loop {
@@ -302,18 +303,18 @@ async fn unused(connection: &Connection, crowded: &Notify) {
     }
 }
 
-/// Waits until no call has been in flight for a while.
+/// Waits until no call has been in flight for [`CLOSE_TIMEOUT`].
 async fn abandoned(connection: &Connection) {
     loop {
         let begun = connection.begun();
-        tokio::time::sleep(GOODBYE).await;
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
         if connection.is_idle() && connection.begun() == begun {
             return;
         }
     }
 }
 
-/// Cuts off a peer that connects and doesn't say that it speaks HTTP/2.
+/// Returns if the peer has not sent the HTTP/2 preface in time.
 async fn silent(connection: &Connection) {
     tokio::time::sleep(PREFACE_TIMEOUT).await;
     if connection.total() >= PREFACE_BYTES {
@@ -321,9 +322,14 @@ async fn silent(connection: &Connection) {
     }
 }
 
-/// Serves one connection, of `open`, to its end.
-async fn speak<M, S, B>(socket: Socket, connection: Arc<Connection>, service: M, ending: Ending, open: usize)
-where
+/// Serves one of `open` connections to its end.
+async fn serve_connection<M, S, B>(
+    socket: Socket,
+    connection: Arc<Connection>,
+    service: M,
+    ending: Ending,
+    open: usize,
+) where
     M: Fn(Arc<Connection>) -> S,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
@@ -333,8 +339,8 @@ where
     let streams = streams(open);
     let http = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(streams)
-        // Calls given up in a burst before we have seen them: not hyper's 20,
-        // which would cost the others their connection.
+        // A burst of calls reset before they were accepted: hyper's default of 20
+        // would end the connection, with its other calls.
         .max_pending_accept_reset_streams(MAX_STREAMS as usize)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(streams * STREAM_WINDOW)
@@ -343,7 +349,7 @@ where
         .auto_date_header(false)
         .serve_connection(TokioIo::new(socket), service(Arc::clone(&connection)));
     let mut http = std::pin::pin!(http);
-    let mut end = std::pin::pin!(ending.has_come(&connection));
+    let mut end = std::pin::pin!(ending.triggered(&connection));
     let mut serving = true;
     let served = poll_fn(|context| {
         if serving && end.as_mut().poll(context).is_ready() {
@@ -377,7 +383,7 @@ impl Drop for Ended {
     }
 }
 
-/// A duration, give or take a tenth, so that connections opened together don't
+/// A duration, varied by up to a tenth, so that connections opened together do not
 /// close together. std's hasher keys are random enough for that.
 fn jittered(age: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 2_001;

@@ -1,4 +1,5 @@
-//! A connection's socket, read no faster than what it brings is handled.
+//! A connection's socket. It stops reading while received messages wait to be
+//! handled.
 
 use std::io;
 use std::pin::Pin;
@@ -12,33 +13,33 @@ use tokio::net::TcpStream;
 use crate::grpc::connection::Connection;
 use crate::once::Once;
 
-/// Bytes that all connections read before those who handle them have their turn,
-/// and what one reads of them: what was read is in memory, and not yet counted.
+/// Bytes that all connections together may read before the handlers run, and the
+/// limits per connection. Bytes just read are in memory, but not yet in any budget.
 const TURNS: usize = 512 * 1024;
 const MIN_TURN: usize = 8 * 1024;
 const MAX_TURN: usize = 64 * 1024;
-/// Bytes that are of no use to any call, as of pings, settings and calls that
-/// are given up, taken in one interval: a quarter of a million pings.
+/// Limit on bytes that belong to no message (pings, settings, cancelled calls) in one
+/// interval: a quarter of a million pings.
 const MAX_USELESS: usize = 4 * 1024 * 1024;
 const INTERVAL: Duration = Duration::from_secs(600);
 
-/// The socket, and what the calls on it say of the bytes it has brought.
+/// The socket, and its connection's account of received bytes.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
     /// Peers that were told of, as they speak HTTP/1.
     told: Arc<Once>,
-    /// Bytes read since others had their turn, and how many there may be.
+    /// Bytes read in this turn, and their limit.
     turn: usize,
     max_turn: usize,
-    /// When the interval began, and the useless bytes until then.
+    /// Start of the interval, and the useless bytes counted before it.
     interval: Instant,
     useless: usize,
 }
 
 impl Socket {
-    /// One of `open`.
+    /// The socket of one of `open` connections.
     pub(super) fn new(stream: TcpStream, connection: Arc<Connection>, told: Arc<Once>, open: usize) -> Self {
         let max_turn = (TURNS / open.max(1)).clamp(MIN_TURN, MAX_TURN);
         Self { stream, connection, told, turn: 0, max_turn, interval: Instant::now(), useless: 0 }
@@ -60,7 +61,7 @@ impl Socket {
         }
     }
 
-    /// Ends a connection that brings nothing but work.
+    /// Fails on a flood of bytes that belong to no message.
     fn check_use(&mut self) -> io::Result<()> {
         let useless = self.connection.useless();
         if useless.saturating_sub(self.useless) <= MAX_USELESS {

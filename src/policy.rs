@@ -1,8 +1,8 @@
-//! Authorization: compares a request's token with the configured keys, and its
-//! peer's identity with the configured principals.
+//! Authorization: compares a request's token with the configured keys, and its peer's
+//! identity with the configured principals.
 //!
-//! Takes plain bytes and returns a [`Verdict`]. Where the token was, and what a
-//! caller is answered, is the front ends' affair.
+//! Takes plain bytes and returns a [`Verdict`]. Extracting the token and encoding the
+//! answer are up to the front ends.
 
 pub mod rules;
 
@@ -12,17 +12,17 @@ use subtle::{Choice, ConstantTimeEq};
 
 pub use self::rules::{RuleFile, Rules};
 
-/// What a request offers as its token.
+/// The token of a request.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Token<'a> {
-    /// Nothing, where there could be a token.
+    /// None.
     #[default]
     Absent,
     /// One token. An empty one counts as absent.
     Given(&'a [u8]),
-    /// Several. None of them is compared: a request has one try.
+    /// Several. None is compared: a request has one attempt.
     Repeated,
-    /// Nothing, because what asks can't carry a token: a TCP connection.
+    /// The protocol carries no token: a TCP connection.
     Unsupported,
 }
 
@@ -38,27 +38,27 @@ impl std::fmt::Debug for Token<'_> {
     }
 }
 
-/// What a request is answered, and why.
+/// The outcome of a check, with its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Allowed: the token is one of the keys.
+    /// Allowed: the token matches a key.
     Key,
-    /// Allowed: the peer's principal is one of those configured.
+    /// Allowed: a rule names the peer's principal.
     Principal,
     /// Denied: there is no token.
     NoToken,
-    /// Denied: the token is none of the keys.
+    /// Denied: the token matches no key.
     WrongToken,
     /// Denied: there are several tokens.
     RepeatedToken,
-    /// Denied: a token is impossible, and no rule names the peer's principal.
+    /// Denied: the protocol carries no token, and no rule names the peer's principal.
     NoRule,
     /// Denied: neither keys nor principals are configured.
     NoKeys,
 }
 
 impl Verdict {
-    /// All of them, in the order of their discriminants.
+    /// All verdicts, in the order of their discriminants.
     pub const ALL: [Self; 7] = [
         Self::Key,
         Self::Principal,
@@ -69,7 +69,7 @@ impl Verdict {
         Self::NoKeys,
     ];
 
-    /// What it comes to, for the metrics.
+    /// The outcome to count in metrics.
     pub fn outcome(self) -> Outcome {
         match self {
             Self::Key | Self::Principal => Outcome::Allow,
@@ -78,7 +78,7 @@ impl Verdict {
         }
     }
 
-    /// Its reason, as records and access logs show it.
+    /// The reason shown in records and access logs.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Key => "key",
@@ -92,22 +92,22 @@ impl Verdict {
     }
 }
 
-/// What verdicts are counted by.
+/// The outcome counted in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The request may go on.
+    /// Allowed.
     Allow,
-    /// It may not.
+    /// Denied.
     Deny,
-    /// It may not, and no other could: nothing is configured.
+    /// Denied, as every request is: nothing is configured.
     NoKeys,
 }
 
 impl Outcome {
-    /// All of them, in the order of the counters.
+    /// All outcomes, in the order of the counters.
     pub const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::NoKeys];
 
-    /// Its label in metrics and records.
+    /// The label in metrics and records.
     pub fn label(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -117,7 +117,7 @@ impl Outcome {
     }
 }
 
-/// The rules that hold for all requests: those of `--auth-keys-file`, if any.
+/// The rules that apply to every request: those of `--auth-keys-file`, if any.
 #[derive(Debug, Default)]
 pub struct Policy {
     file: Option<RuleFile>,
@@ -130,9 +130,9 @@ impl Policy {
         Self { file, warned: AtomicBool::new(false) }
     }
 
-    /// Judges a request by the rules of now and by `keys`, which come with the
-    /// request. `principal` is the peer's authenticated identity; `None` where
-    /// there is none. Says once if nothing is configured.
+    /// Judges a request by the current rules and by `keys`, which belong to the
+    /// request. `principal` is the peer's authenticated identity, if any. Warns once
+    /// if nothing is configured.
     pub fn judge<'a>(
         &self,
         token: Token,
@@ -152,9 +152,8 @@ impl Policy {
     }
 }
 
-/// Judges a request by `rules` and by `keys`. The token is compared with every
-/// key, each in a time that depends on nothing but their lengths. An empty key
-/// matches nothing.
+/// Judges a request by `rules` and `keys`. Compares the token with every key, each in
+/// time that depends only on their lengths. An empty key matches nothing.
 pub fn judge<'a>(
     token: Token,
     principal: Option<&[u8]>,

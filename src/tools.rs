@@ -1,7 +1,7 @@
-//! The words that make a scratch image one can look into: `cat`, `tail`, `probe`.
+//! Subcommands that replace a shell in a scratch image: `cat`, `tail`, `probe`.
 //!
-//! They run as the container's user and may read what that user may; nothing of
-//! the server runs beside them.
+//! They run with the rights of the container's user, and without any part of the
+//! server.
 
 pub mod cat;
 mod output;
@@ -16,20 +16,20 @@ use std::process::ExitCode;
 use self::output::{Stop, say};
 use crate::shutdown::until_signal;
 
-/// Which program the command line asks for.
+/// A subcommand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
-    /// Prints files whole.
+    /// Prints whole files.
     Cat,
     /// Prints the ends of files.
     Tail,
-    /// Asks a running adapter's health.
+    /// Queries the health of a running adapter.
     Probe,
 }
 
 impl Tool {
-    /// The tool named by the program's own name (a link in /bin), or by the
-    /// first word after it; with the words that are left for it.
+    /// The tool named by the program's own name (a link in /bin) or by its first
+    /// argument, with the remaining arguments.
     pub fn chosen(words: &[OsString]) -> Option<(Self, &[OsString])> {
         let (program, rest) = words.split_first()?;
         match Path::new(program).file_name().and_then(OsStr::to_str)? {
@@ -46,7 +46,7 @@ impl Tool {
         }
     }
 
-    /// Runs it to its end, or to a signal that ends it.
+    /// Runs the tool until it ends or a signal arrives.
     pub fn run(self, words: &[OsString]) -> ExitCode {
         let words = words.to_vec();
         until_signal(move || self.finish(&words))
@@ -60,7 +60,7 @@ impl Tool {
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
-            // The reader has seen what it wanted.
+            // A closed pipe is no error: the reader has seen enough.
             Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(stop) => {
                 say(name, &stop.to_string());

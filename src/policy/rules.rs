@@ -1,4 +1,4 @@
-//! Keys and principals in a file, one per line, as a mounted Secret brings them.
+//! Keys and principals in a file, one per line, such as a mounted Secret.
 //!
 //! ```text
 //! a-key
@@ -18,21 +18,21 @@ use rustix::fs::OFlags;
 
 /// How often the file is checked for a change.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Files larger than this are refused.
+/// Size limit of the file, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// The word that makes a line a rule on the peer's principal.
+/// The first word of a line that names a principal.
 const PRINCIPAL: &[u8] = b"principal";
 const SPIFFE: &[u8] = b"spiffe://";
 
-/// What a file of rules says.
+/// The rules of a file.
 #[derive(Default)]
 pub struct Rules {
     keys: Vec<Box<[u8]>>,
     principals: Vec<Principal>,
 }
 
-/// Identities that are allowed.
+/// An allowed identity.
 enum Principal {
     Exact(Box<[u8]>),
     StartsWith(Box<[u8]>),
@@ -46,11 +46,10 @@ impl std::fmt::Debug for Rules {
 }
 
 impl Rules {
-    /// Reads rules, one per line; white space around a line is not part of it,
-    /// empty lines are skipped. A line of two words, of which the first is
-    /// `principal`, is a principal, exact or up to a `*` at its end; any other
-    /// is a key. What looks like a mistyped principal is an error with the
-    /// number of its line, because as a key anyone could guess it.
+    /// Parses rules, one per line. Surrounding white space is trimmed and empty lines
+    /// are skipped. `principal NAME` names a principal, exact or up to a final `*`;
+    /// any other line is a key. A line that looks like a mistyped principal is an
+    /// error with its line number: as a key it would be easy to guess.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let mut rules = Self::default();
         for (at, line) in text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate() {
@@ -71,17 +70,17 @@ impl Rules {
         Ok(rules)
     }
 
-    /// The keys, in the order of their lines.
+    /// The keys, in line order.
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.keys.iter().map(|key| &**key)
     }
 
-    /// Whether there is any principal.
+    /// Whether there are any principals.
     pub fn has_principals(&self) -> bool {
         !self.principals.is_empty()
     }
 
-    /// Whether a principal is one of those configured.
+    /// Whether a rule allows this principal.
     pub fn allow(&self, principal: &[u8]) -> bool {
         self.principals.iter().any(|rule| match rule {
             Principal::Exact(name) => principal == &**name,
@@ -90,7 +89,7 @@ impl Rules {
     }
 }
 
-/// Whether a line is meant as a principal, well written or not.
+/// Whether a line seems meant as a principal, well-formed or not.
 fn names_a_principal(line: &[u8]) -> bool {
     let first = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
     first.eq_ignore_ascii_case(PRINCIPAL) || line.windows(SPIFFE.len()).any(|part| part == SPIFFE)
@@ -112,7 +111,7 @@ fn principal(line: &[u8]) -> Option<Principal> {
     }
 }
 
-/// A file of rules, read again when it changes.
+/// A file of rules, reloaded when it changes.
 #[derive(Debug)]
 pub struct RuleFile {
     path: PathBuf,
@@ -127,20 +126,19 @@ struct State {
     unreadable: bool,
 }
 
-/// What changes when a file does: device, inode, size, time of change.
+/// Identifies a version of the file: device, inode, size, change time.
 type Stamp = (u64, u64, u64, i64, i64);
 
 impl RuleFile {
-    /// Reads the rules for the first time. An error says what is wrong, and
-    /// shows nothing of the file.
+    /// Reads the rules. An error gives the reason and none of the file's content.
     pub fn open(path: &Path) -> io::Result<Self> {
         let (rules, stamp) = read(path)?;
         let state = State { rules, stamp, checked: Instant::now(), unreadable: false };
         Ok(Self { path: path.into(), state: Mutex::new(state) })
     }
 
-    /// The rules of now: read again if the file has changed, at most once a
-    /// second. While it can't be read, the last ones hold.
+    /// The current rules. Checks the file for a change at most once a second; while
+    /// it cannot be read, the last rules hold.
     pub fn rules(&self) -> Arc<Rules> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.checked.elapsed() >= CHECK_INTERVAL {
@@ -185,8 +183,8 @@ fn stamp(status: &Metadata) -> Stamp {
     (status.dev(), status.ino(), status.size(), status.ctime(), status.ctime_nsec())
 }
 
-/// Opens without blocking: a FIFO would wait for its writer, and with it the
-/// requests that are to be judged.
+/// Opens without blocking: a FIFO would block until it has a writer, and
+/// authorization with it.
 fn read(path: &Path) -> io::Result<(Arc<Rules>, Stamp)> {
     let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
     let status = file.metadata()?;
@@ -214,7 +212,7 @@ mod tests {
         std::env::temp_dir().join(format!("mygrpcadapter-rules-{name}-{}", std::process::id()))
     }
 
-    /// Makes the next look at the file due.
+    /// Makes the next check of the file due.
     fn age(file: &RuleFile) {
         file.state.lock().unwrap().checked = Instant::now().checked_sub(CHECK_INTERVAL * 2).unwrap();
     }

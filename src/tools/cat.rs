@@ -1,4 +1,4 @@
-//! `cat FILE...`: files one behind the other, standard input for `-` or for none.
+//! `cat FILE...`: concatenates files, or standard input for `-` or no argument.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::output::{Stop, copy};
 
-/// Prints the files named by `words`. One that can't be read is named at the
-/// end; the others are printed all the same.
+/// Prints the files named by `words`. Continues past unreadable files and names them
+/// in the error.
 pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     let words: Vec<_> = words.iter().filter(|word| *word != "--").collect();
     if words.is_empty() {

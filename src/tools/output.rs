@@ -1,4 +1,4 @@
-//! What every tool prints, and why one ends.
+//! Output and errors of the tools.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,14 +10,14 @@ pub(super) fn say(name: &str, text: &str) {
     let _ = writeln!(io::stderr(), "{name}: {}", one_line(text));
 }
 
-/// Why a tool ends before it is done.
+/// Why a tool failed.
 #[derive(Debug)]
 pub enum Stop {
-    /// The words make no sense.
+    /// Invalid arguments.
     Usage(String),
-    /// It did what it could, and this is what it couldn't.
+    /// Some or all of its input could not be read.
     Failed(String),
-    /// Its output can't be written.
+    /// Its output could not be written.
     Output(io::Error),
 }
 
@@ -30,7 +30,7 @@ impl std::fmt::Display for Stop {
     }
 }
 
-/// Copies all that is left of `from`; `name` is for the error.
+/// Copies the rest of `from`; `name` is for errors.
 pub(super) fn copy(from: &mut impl io::Read, out: &mut impl Write, name: &Path) -> Result<u64, Stop> {
     let mut block = vec![0; 64 * 1024];
     let mut copied = 0;

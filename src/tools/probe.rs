@@ -1,8 +1,8 @@
-//! `probe [PORT] [SERVICE]`: asks a running adapter's health over gRPC.
+//! `probe [PORT] [SERVICE]`: queries the health of a running adapter over gRPC.
 //!
-//! One request needs no HTTP/2 library: a fixed preface, one header block without
-//! compression, and of the answer only the frame that holds the message. Only
-//! loopback is asked, so no proxy is ever in the way.
+//! One request needs no HTTP/2 library: a fixed preface, one uncompressed header
+//! block, and a reader for the one frame that holds the message. It connects to
+//! loopback only, so no proxy interferes.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use crate::health::CHECK;
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 
-/// How long all of it may take.
+/// Time limit for the whole probe.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -26,11 +26,11 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// Frames of an answer, most of them ours to pass over.
+/// Limit on the frames of an answer; most are skipped.
 const MAX_FRAMES: usize = 32;
 const MAX_FRAME: usize = 16 * 1024;
 
-/// Prints the status and ends well if it is SERVING.
+/// Prints the status; fails unless it is SERVING.
 pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     let usage = || Stop::Usage(String::from("usage: probe [PORT] [SERVICE]"));
     let words: Option<Vec<&str>> = words.iter().map(|word| word.to_str()).collect();
@@ -47,11 +47,11 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     if status == ServingStatus::Serving { Ok(()) } else { Err(Stop::Failed("not serving".into())) }
 }
 
-/// What an error means here.
+/// An error in the terms of a probe.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
-        // What a socket says whose time is over.
+        // The kinds of a socket timeout.
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer within {TIMEOUT:?}"),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
             "the connection was closed without an answer".into()
@@ -80,7 +80,7 @@ fn ask(port: u16, service: &str) -> io::Result<ServingStatus> {
         stream.read_exact(&mut payload)?;
         match kind {
             DATA if payload.len() > 5 => return answer(&payload[5..]),
-            // An answer of headers alone is an error: the name isn't known.
+            // A trailers-only answer is an error: the service is unknown.
             HEADERS if flags & END_STREAM != 0 => return Ok(ServingStatus::ServiceUnknown),
             RST_STREAM | GOAWAY => return Err(io::Error::other("the connection is being closed")),
             _ => {}
@@ -89,13 +89,13 @@ fn ask(port: u16, service: &str) -> io::Result<ServingStatus> {
     Err(io::Error::other("no answer"))
 }
 
-/// What is left of the time.
+/// The time left until the deadline.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
-/// A connection that is read until a deadline, however little comes at a time.
+/// A connection with one deadline for all reads.
 struct Timed {
     stream: TcpStream,
     deadline: Instant,
@@ -113,7 +113,7 @@ fn answer(message: &[u8]) -> io::Result<ServingStatus> {
     Ok(response.status())
 }
 
-/// Everything we ever send: preface, empty settings, one call.
+/// All bytes to send: preface, empty settings, one call.
 fn request(service: &str) -> Vec<u8> {
     let message = HealthCheckRequest { service: service.into() }.encode_to_vec();
     let mut body = vec![0];
@@ -128,7 +128,7 @@ fn request(service: &str) -> Vec<u8> {
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ] {
-        // A literal that no table is to remember, name and value as they are.
+        // A literal without indexing or Huffman coding.
         block.push(0);
         for text in [name, value] {
             block.push(text.len() as u8);

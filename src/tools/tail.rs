@@ -1,4 +1,4 @@
-//! `tail [-n LINES] [-c BYTES] [-f|-F] FILE`: the end of a file, and what is added.
+//! `tail [-n LINES] [-c BYTES] [-f|-F] FILE`: the end of a file, and what follows.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,10 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::output::{Stop, copy, say};
 
 const USAGE: &str = "usage: tail [-n [+]LINES] [-c [+]BYTES] [-f|-F] FILE";
-/// How often `-f` looks for more.
+/// The polling interval of `-f`.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// Where to begin.
+/// The start of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum From {
     LastLines(u64),
@@ -27,14 +27,14 @@ enum From {
 struct Args {
     from: From,
     follow: bool,
-    /// Whether to wait for a file that can't be opened yet.
+    /// Whether to wait for the file if it cannot be opened yet.
     wait: bool,
     path: PathBuf,
 }
 
-/// Prints the end of the file named by `words`, and with `-f` all that is added
-/// to it, across rotation and truncation, until the reader goes. `-F` waits for
-/// the file, too.
+/// Prints the end of the file named by `words`. With `-f` continues with appended
+/// bytes, across rotation and truncation, until the reader closes the pipe. `-F` also
+/// waits for the file to appear.
 pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     let args = parse(words)?;
     let path = &args.path;
@@ -53,8 +53,8 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Opens the file, with `-F` as soon as it can be opened, and says whether that
-/// had to be waited for: then all of it is new. Nothing if the reader goes first.
+/// Opens the file, waiting for it with `-F`. Returns whether it had to wait: then the
+/// whole file is new. `None` if the reader closed the pipe first.
 fn open(args: &Args) -> io::Result<Option<(File, bool)>> {
     let mut waited = false;
     loop {
@@ -73,19 +73,19 @@ fn open(args: &Args) -> io::Result<Option<(File, bool)>> {
     }
 }
 
-/// Waits a moment. Returns whether anybody can still read what is printed.
+/// Pauses. Returns whether the reader is still there.
 fn pause() -> bool {
     let stdout = io::stdout();
     let mut output = [PollFd::new(&stdout, PollFlags::empty())];
-    // Without a request for events, only the end of the reader is one.
+    // With no events requested, poll reports only that the reader closed the pipe.
     match poll(&mut output, Some(&PAUSE)) {
         Ok(count) => count == 0,
         Err(_) => true,
     }
 }
 
-/// The file to go on with: this one from where it stands, from its start where
-/// it was cut, or the one that has taken its name.
+/// The file to read next: this one where it left off, from its start if it was
+/// truncated, or the file that replaced it.
 fn current(mut file: File, path: &Path) -> io::Result<File> {
     let now = file.metadata()?;
     if file.stream_position()? < now.len() {
@@ -94,7 +94,7 @@ fn current(mut file: File, path: &Path) -> io::Result<File> {
     if let Ok(named) = std::fs::metadata(path)
         && (named.dev(), named.ino()) != (now.dev(), now.ino())
     {
-        // Gone again before it could be opened: then it is looked for next time.
+        // If it was deleted before it could be opened, retry after the next pause.
         return Ok(File::open(path).unwrap_or(file));
     }
     if now.len() < file.stream_position()? {
@@ -103,7 +103,7 @@ fn current(mut file: File, path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The offset to begin at.
+/// The start of the output, as an offset.
 fn start(file: &mut File, from: From) -> io::Result<u64> {
     let end = file.seek(SeekFrom::End(0))?;
     match from {
@@ -114,7 +114,7 @@ fn start(file: &mut File, from: From) -> io::Result<u64> {
     }
 }
 
-/// The offset behind the first `count` newlines.
+/// The offset after the first `count` newlines.
 fn after_newlines(file: &mut File, count: u64, end: u64) -> io::Result<u64> {
     let (mut left, mut at) = (count, 0);
     let mut block = vec![0; 64 * 1024];
@@ -137,8 +137,8 @@ fn after_newlines(file: &mut File, count: u64, end: u64) -> io::Result<u64> {
     Ok(at)
 }
 
-/// The offset of the last `count` lines, read from the end block by block. A
-/// newline at the very end ends the last line and doesn't begin another.
+/// The offset of the last `count` lines, searched block by block from the end. A
+/// final newline ends the last line; it does not begin another.
 fn last_lines(file: &mut File, count: u64, end: u64) -> io::Result<u64> {
     if count == 0 {
         return Ok(end);

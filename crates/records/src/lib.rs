@@ -1,22 +1,22 @@
-//! Instances, access log entries and log records, from the bytes they came in to
-//! the bytes of a record: what every byte of every request passes through.
+//! Renders instances, access log entries and log records: from encoded messages to
+//! lines of a file. Every byte of every request passes through here.
 //!
-//! A crate of its own for two reasons. It is built for speed where the rest is
-//! built for size; and it can know nothing of gRPC, files or an event loop.
+//! A separate crate for two reasons: it is built for speed while the rest is built
+//! for size, and it cannot depend on gRPC, files or an event loop.
 //!
 //! | module | what flows there |
 //! |---|---|
 //! | [`protobuf`] | a message, walked in place, to a record |
 //! | [`record`] | one instance, borrowed from the message |
-//! | [`template`] | what an instance holds and how it is shown |
+//! | [`template`] | the fields of an instance and their rendering |
 //! | [`render`] | a record to text or JSON |
 //! | [`formats`] | how the records of each format lie in a file |
 //! | [`audit`] | authorization checks to lines |
 //! | [`envoy`] | entries of Envoy's access log to lines |
 //! | [`otlp`] | OpenTelemetry's log records to lines |
 //!
-//! `record` and `render` know nothing of `protobuf` in turn: another encoding
-//! would be a module beside it.
+//! `record` and `render` do not depend on `protobuf`: another encoding would be a
+//! module beside it.
 
 pub mod audit;
 pub mod envoy;

@@ -1,5 +1,5 @@
-//! Protobuf, read in place: its wire format, instances by a table of fields, and
-//! messages whose shape is data.
+//! Protobuf, read in place: the wire format, instances by a table of fields, and
+//! messages with dynamic keys.
 
 pub mod object;
 pub mod walk;

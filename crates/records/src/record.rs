@@ -1,39 +1,39 @@
-//! One instance of a template, borrowed from the bytes it came in.
+//! One instance of a template, borrowed from the encoded message.
 //!
-//! Front ends fill a [`Record`], renderers read it. Nothing here knows of a wire
-//! protocol, and no text is checked: strings are the sender's bytes as they are.
+//! Front ends fill a [`Record`], renderers read it. Nothing here depends on a wire
+//! protocol. Strings are unchecked bytes of the sender.
 
 use std::cmp::Ordering;
 
-/// Seconds and nanoseconds, signed and unchecked, as protobuf carries a
-/// duration or a time since 1970.
+/// Seconds and nanoseconds, signed and unchecked: a protobuf Duration, or a Timestamp
+/// since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Instant {
     /// Whole seconds.
     pub seconds: i64,
-    /// Nanoseconds on top; a sane sender keeps them within a second.
+    /// Nanoseconds; within a second from a valid sender.
     pub nanos: i32,
 }
 
 /// One typed value.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Value<'a> {
-    /// Not sent, or sent without a member set.
+    /// Not sent, or sent empty.
     #[default]
     Absent,
-    /// A string, most often UTF-8.
+    /// A string, usually UTF-8.
     String(&'a [u8]),
     /// A whole number.
     Int(i64),
     /// A floating-point number.
     Double(f64),
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
-    /// An address in network order: 4 or 16 bytes from a sane sender.
+    /// An address in network order: 4 or 16 bytes from a valid sender.
     Ip(&'a [u8]),
-    /// A moment; `None` where the message came without its inner part.
+    /// A timestamp; `None` if its inner message is absent.
     Time(Option<Instant>),
-    /// A span of time; `None` as for a moment.
+    /// A duration; `None` if its inner message is absent.
     Duration(Option<Instant>),
     /// An e-mail address.
     Email(&'a [u8]),
@@ -41,30 +41,30 @@ pub enum Value<'a> {
     Dns(&'a [u8]),
     /// A URI.
     Uri(&'a [u8]),
-    /// A map of strings: a stretch of the record's pairs.
+    /// A map of strings: a range of the record's pairs.
     StringMap(Stretch),
-    /// A map of values: a stretch of the record's entries.
+    /// A map of values: a range of the record's entries.
     Map(Stretch),
 }
 
-/// What a value becomes at the most, beyond its bytes.
+/// The most bytes that rendering adds to a value, apart from escapes and octets.
 pub const MAX_GROWTH: usize = 160;
 
 impl Value<'_> {
-    /// What it becomes at the most, beyond its bytes.
+    /// The most bytes that rendering adds to it, in any format.
     fn growth(&self) -> usize {
         match self {
             Self::Absent | Self::String(_) | Self::Map(_) => 8,
             Self::Int(_) | Self::Double(_) | Self::Bool(_) => 40,
             Self::Email(_) | Self::Dns(_) | Self::Uri(_) | Self::StringMap(_) => 96,
-            // Each byte is up to three digits and a space.
+            // Each byte becomes up to three digits and a space.
             Self::Ip(bytes) => 72 + 4 * bytes.len(),
             Self::Time(_) | Self::Duration(_) => MAX_GROWTH,
         }
     }
 }
 
-/// A part of one of the record's lists, from `start` up to `end`.
+/// A range of one of the record's lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stretch {
     start: u32,
@@ -78,32 +78,31 @@ pub struct Entry<'a> {
     pub key: &'a [u8],
     /// The entry's value.
     pub value: Value<'a>,
-    /// The key's first bytes as a number: most comparisons end here.
+    /// The key's first bytes as a number, which decides most comparisons.
     prefix: u128,
-    /// Which of the record's maps it belongs to.
+    /// The column of its map.
     map: u32,
 }
 
-/// One instance: its name, the values of its template's fields, and the lists
-/// that its maps point into. Kept and cleared rather than made anew, so that a
-/// request allocates once and not per instance.
+/// One instance: its name, its values in column order, and the lists behind its maps.
+/// Reused for all instances of a request, so that the request allocates only once.
 #[derive(Debug, Default)]
 pub struct Record<'a> {
     /// The full name, `NAME.instance.NAMESPACE`.
     pub name: &'a [u8],
-    /// One value per field of the template, in the order of its table.
+    /// One value per column of the template.
     pub values: Vec<Value<'a>>,
     entries: Vec<Entry<'a>>,
     pairs: Vec<(&'a [u8], &'a [u8])>,
 }
 
 impl<'a> Record<'a> {
-    /// An empty one with room for the entries of a usual instance.
+    /// An empty record with capacity for a typical instance.
     pub fn with_room() -> Self {
         Self { entries: Vec::with_capacity(32), ..Self::default() }
     }
 
-    /// Forgets the last instance and begins one whose values are `blank`.
+    /// Resets the record, with `blank` as its values.
     pub fn begin(&mut self, blank: &[Value<'static>]) {
         self.name = &[];
         self.values.clear();
@@ -112,41 +111,41 @@ impl<'a> Record<'a> {
         self.pairs.clear();
     }
 
-    /// How many map entries and pairs it holds, for a cap on them.
+    /// The number of map entries and pairs, to limit them.
     pub fn len(&self) -> usize {
         self.entries.len() + self.pairs.len()
     }
 
-    /// Whether no map has an entry.
+    /// Whether all maps are empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Adds an entry to the map in field `map`.
+    /// Adds an entry to the map in column `map`.
     pub fn push_entry(&mut self, map: u32, key: &'a [u8], value: Value<'a>) {
         self.entries.push(Entry { key, value, prefix: prefix(key), map });
     }
 
-    /// Adds a pair for the string map that is being read.
+    /// Adds a pair to the current string map.
     pub fn push_pair(&mut self, key: &'a [u8], value: &'a [u8]) {
         self.pairs.push((key, value));
     }
 
-    /// The pairs added since there were `start` of them: sorted by key, the last
-    /// of equal keys kept.
+    /// Ends the string map of the pairs from `start` on: sorts by key, keeps the last
+    /// of equal keys.
     pub fn close_pairs(&mut self, start: usize) -> Stretch {
         self.pairs[start..].sort_by_key(|pair| pair.0);
         keep_last(&mut self.pairs, start, |a, b| a.0 == b.0);
         stretch(start, self.pairs.len())
     }
 
-    /// How many pairs there are: the `start` of the next string map.
+    /// The number of pairs: the `start` of the next string map.
     pub fn pairs_len(&self) -> usize {
         self.pairs.len()
     }
 
-    /// Ends the record: sorts the entries by map and key, keeps the last of
-    /// equal keys, and points the maps' values at their stretches.
+    /// Completes the record: sorts entries by map and key, keeps the last of equal
+    /// keys, and sets the map values to their ranges.
     pub fn close(&mut self) {
         if self.entries.len() > 1 {
             self.entries.sort_by(Entry::order);
@@ -173,8 +172,8 @@ impl<'a> Record<'a> {
         self.pairs.get(stretch.start as usize..stretch.end as usize).unwrap_or_default()
     }
 
-    /// Takes the entry for `key` out of the map in field `map`: it is shown to
-    /// nobody.
+    /// Removes the entry for `key` from the map in column `map`, so that it is never
+    /// shown.
     pub fn hide(&mut self, map: usize, key: &[u8]) {
         let Some(Value::Map(stretch)) = self.values.get_mut(map) else { return };
         let (start, end) = (stretch.start as usize, stretch.end as usize);
@@ -183,15 +182,15 @@ impl<'a> Record<'a> {
         stretch.end -= 1;
     }
 
-    /// How many bytes its values become at the most, in any format, beyond those
-    /// of the message that they came in.
+    /// The most bytes that rendering adds to those of the encoded message, in any
+    /// format.
     pub fn growth(&self) -> usize {
         let values = self.values.iter().chain(self.entries.iter().map(|entry| &entry.value));
-        // What parts the entries of a map, and the quotes of JSON.
+        // Separators of map entries, and JSON's quotes.
         values.map(Value::growth).sum::<usize>() + 8 * self.len()
     }
 
-    /// The value that the map in field `map` has for `key`.
+    /// The value for `key` in the map in column `map`.
     pub fn lookup(&self, map: usize, key: &[u8]) -> Value<'a> {
         let Some(Value::Map(stretch)) = self.values.get(map) else { return Value::Absent };
         let found = self.entries(*stretch).iter().find(|entry| entry.key == key);
@@ -200,8 +199,8 @@ impl<'a> Record<'a> {
 }
 
 impl Entry<'_> {
-    /// By map, then bytewise by key, a word at a time: musl's memcmp goes byte by
-    /// byte, and keys of dimensions like to begin alike.
+    /// By map, then bytewise by key, a word at a time: musl's memcmp compares byte by
+    /// byte, and dimension keys often share a prefix.
     #[inline]
     fn order(&self, other: &Self) -> Ordering {
         self.map.cmp(&other.map).then(self.prefix.cmp(&other.prefix)).then_with(|| {
@@ -214,12 +213,12 @@ impl Entry<'_> {
 
 const PREFIX: usize = size_of::<u128>();
 
-/// The first bytes, as a number that sorts as they do.
+/// The first bytes, as a number with the same order.
 fn prefix(key: &[u8]) -> u128 {
     u128::from(word(key)) << 64 | u128::from(word(key.get(8..).unwrap_or_default()))
 }
 
-/// The first eight bytes, zeros behind those that are missing.
+/// The first eight bytes, padded with zeros.
 fn word(key: &[u8]) -> u64 {
     match key.first_chunk() {
         Some(first) => u64::from_be_bytes(*first),
@@ -230,7 +229,7 @@ fn word(key: &[u8]) -> u64 {
     }
 }
 
-/// Drops every element from `start` on that the next one repeats.
+/// From `start` on, drops each element that equals the next one.
 pub(crate) fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(&T, &T) -> bool) {
     let mut kept = start;
     for at in start..list.len() {
@@ -243,7 +242,7 @@ pub(crate) fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(
     list.truncate(kept);
 }
 
-/// Lists are capped far below 2^32 by whoever fills them.
+/// Callers limit lists to far below 2^32.
 fn stretch(start: usize, end: usize) -> Stretch {
     Stretch { start: start as u32, end: end as u32 }
 }

@@ -13,7 +13,7 @@ pub mod text;
 use crate::record::{self, Record};
 use crate::template::Template;
 
-/// What records look like in a file.
+/// The format of records in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// The walkthrough's text.
@@ -23,7 +23,7 @@ pub enum Format {
     Json,
 }
 
-/// A format at work on one request.
+/// A format, applied to one request.
 #[derive(Debug)]
 pub struct Style {
     format: Format,
@@ -31,7 +31,7 @@ pub struct Style {
 }
 
 impl Style {
-    /// For a request that is received now.
+    /// For a request received now.
     pub fn new(format: Format) -> Self {
         let mut received_at = Vec::new();
         if format == Format::Json {
@@ -40,7 +40,8 @@ impl Style {
         Self { format, received_at }
     }
 
-    /// What comes before the instances. `file_path` is the handler's own text.
+    /// The text before the instances. `file_path` is the handler's param, as
+    /// received.
     pub fn head(&self, template: &Template, file_path: &[u8], out: &mut Vec<u8>) {
         if self.format == Format::Text {
             text::head(out, template, file_path);
@@ -55,13 +56,13 @@ impl Style {
         }
     }
 
-    /// No instance of so many bytes becomes more than this. What grows most is a
-    /// time that was sent without its inner part: six bytes to a hundred.
+    /// Upper bound of a rendered instance of this many bytes. A time without its
+    /// inner message grows most: from six bytes to a hundred.
     pub fn at_most(&self, template: &Template, instance: usize) -> usize {
         self.around(template) + template.columns.len() * record::MAX_GROWTH + 20 * instance
     }
 
-    /// Nor does this one become more than this, which takes longer to tell.
+    /// A tighter upper bound for this instance, which takes longer to compute.
     pub fn measure(&self, template: &Template, record: &Record, instance: &[u8]) -> usize {
         let grown: usize = match self.format {
             Format::Text => 0,
@@ -70,13 +71,13 @@ impl Style {
         self.around(template) + instance.len() + grown + record.growth()
     }
 
-    /// What stands around the values of an instance.
+    /// Upper bound of the bytes that are not values.
     fn around(&self, template: &Template) -> usize {
         let columns = template.columns.iter().map(|column| column.label.len() + column.key.len() + 8);
         64 + template.name.len() + self.received_at.len() + columns.sum::<usize>()
     }
 
-    /// What comes after the last instance.
+    /// The text after the last instance.
     pub fn tail(&self, out: &mut Vec<u8>) {
         if self.format == Format::Text {
             text::tail(out);

@@ -1,9 +1,8 @@
-//! A template: one table that says what an instance holds on the wire and how
-//! each value is shown.
+//! A template: one table of an instance's fields on the wire and their rendering.
 
 use crate::record::{Stretch, Value};
 
-/// What a column holds.
+/// The type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A string.
@@ -12,8 +11,7 @@ pub enum Kind {
     Int,
     /// A bool.
     Bool,
-    /// A Value, shown in the text as Go prints it; all other kinds are shown
-    /// plainly.
+    /// A Value. The text shows it as Go prints it, and all other kinds plainly.
     Value,
     /// A `map<string, Value>`.
     Map,
@@ -24,7 +22,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The value of a field that wasn't sent.
+    /// The value of a field that was not sent.
     fn unset(self) -> Value<'static> {
         match self {
             Self::String => Value::String(&[]),
@@ -36,48 +34,47 @@ impl Kind {
     }
 }
 
-/// One column: a value of the record at the same index, the field that fills it,
-/// and its names.
+/// One column: the record's value at the same index, its field, and its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// The number of the message field that holds it; 0 is the instance itself.
+    /// The number of the field whose message holds it; 0 for the instance itself.
     pub parent: i32,
-    /// Its field number; 0 for a column that no field fills.
+    /// Its field number; 0 for a column without a field.
     pub number: i32,
-    /// What it holds.
+    /// Its type.
     pub kind: Kind,
-    /// Its label in the text; empty where the text leaves it out.
+    /// Its label in the text; empty if the text omits it.
     pub label: &'static str,
     /// Its key in JSON.
     pub key: &'static str,
 }
 
 impl Column {
-    /// A column that field `number` of the instance fills.
+    /// A column for field `number` of the instance.
     pub const fn new(number: i32, kind: Kind, label: &'static str, key: &'static str) -> Self {
         Self { parent: 0, number, kind, label, key }
     }
 
-    /// The same, as a field of the message in field `parent`.
+    /// The same column, for a field of the message in field `parent`.
     pub const fn of(mut self, parent: i32) -> Self {
         self.parent = parent;
         self
     }
 }
 
-/// What an instance holds, and how it is shown.
+/// The fields of an instance, and their rendering.
 #[derive(Clone, Copy, Debug)]
 pub struct Template {
-    /// The method that brings it, as in `HandleMetric`.
+    /// The RPC method that carries it, as in `HandleMetric`.
     pub call: &'static str,
     /// Its name, as in `metric`.
     pub name: &'static str,
-    /// Its columns, in the order in which they are shown.
+    /// Its columns, in rendering order.
     pub columns: &'static [Column],
 }
 
 impl Template {
-    /// The values of an instance of which nothing was sent.
+    /// The values of an empty instance.
     pub fn blank(&self) -> Vec<Value<'static>> {
         self.columns.iter().map(|column| column.kind.unset()).collect()
     }

@@ -1,5 +1,5 @@
-//! A stand-in for Mixer: sends recorded or made-up requests to an adapter and
-//! prints what comes back.
+//! A stand-in for Mixer: sends recorded or generated requests to an adapter and
+//! prints the answers.
 //!
 //! ```text
 //! make replay
@@ -35,8 +35,8 @@ use crate::client::{Client, Reply};
 #[derive(Debug, FromArgs)]
 #[argh(
     help_triggers("-h", "--help"),
-    note = "Services: metric, logentry, authorization. A recording is for the service that its name
-or its directory's begins with; gatewaymetric is a logentry.",
+    note = "Services: metric, logentry, authorization. The name of a recording or of its directory
+begins with its service; gatewaymetric is a logentry.",
     error_code(1, "a request failed, or there was nothing to send")
 )]
 struct Args {
@@ -73,7 +73,7 @@ struct Args {
     recordings: Vec<PathBuf>,
 }
 
-/// A service an adapter may offer.
+/// A Mixer service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Service {
     Metric,
@@ -90,7 +90,7 @@ impl Service {
         }
     }
 
-    /// The service of a recording, by its own name or its directory's.
+    /// The service of a recording, from its file name or directory.
     fn of(recording: &Path) -> Option<Self> {
         let absolute = recording.canonicalize().ok()?;
         let names = [absolute.file_name(), absolute.parent().and_then(Path::file_name)];
@@ -113,7 +113,7 @@ fn service(name: &str) -> Result<Service, String> {
     }
 }
 
-/// Something to send.
+/// A request to send.
 #[derive(Debug)]
 struct Request {
     label: String,
@@ -121,7 +121,7 @@ struct Request {
     message: Vec<u8>,
 }
 
-/// What came of a request, as a line of text, and whether that is as it should.
+/// The outcome of a request as a line of text, and whether it was a success.
 type Outcome = (bool, String);
 
 #[tokio::main(flavor = "current_thread")]
@@ -176,7 +176,7 @@ async fn run(args: Args) -> Result<bool, String> {
     Ok(failed == 0)
 }
 
-/// Sends whatever request is next until there is none.
+/// Sends requests until none are left.
 async fn send(
     client: Client,
     requests: Arc<Vec<Request>>,
@@ -221,7 +221,7 @@ fn code_name(code: u32) -> String {
     CODES.get(code as usize).map_or_else(|| format!("code {code}"), |name| (*name).into())
 }
 
-/// Reads a recording, or all in a directory.
+/// Reads a recording, or all recordings in a directory.
 fn recorded(path: &Path, given: Option<Service>, requests: &mut Vec<Request>) -> Result<(), String> {
     let unreadable = |error| format!("cannot read {}: {error}", path.display());
     if path.is_dir() {
@@ -244,7 +244,7 @@ fn made_up(text: &str, file_path: &str) -> Result<Vec<u8>, String> {
     let (Some(name), Some(number)) = (words.next(), words.next()) else {
         return Err(format!("--report {text:?}: write a name and a value"));
     };
-    // What Mixer makes of the name that an operator gave.
+    // The instance name that Mixer derives from the operator's.
     let name = if name.contains('.') { name.into() } else { format!("{name}.instance.istio-system") };
     let mut instance = InstanceMsg { name, value: Some(value(number)), ..InstanceMsg::default() };
     for word in words {
@@ -260,7 +260,7 @@ fn made_up(text: &str, file_path: &str) -> Result<Vec<u8>, String> {
         .encode_to_vec())
 }
 
-/// A number or a truth value if it reads as one, else a string.
+/// A number or a boolean if it parses as one, else a string.
 fn value(text: &str) -> Value {
     let kind = match (text.parse(), text.parse(), text.parse()) {
         (Ok(number), _, _) => Kind::Int64Value(number),

@@ -1,32 +1,32 @@
-//! Messages whose shape is data, to JSON: maps and lists of values that hold maps
-//! and lists in turn, as `google.protobuf.Struct` and OTLP's AnyValue.
+//! Dynamic messages to JSON: nested maps and lists of values, such as
+//! `google.protobuf.Struct` and OTLP's AnyValue.
 //!
-//! What can't be shown is `null`: a value that is malformed, that is nested more
-//! than [`MAX_DEPTH`] deep, or an object with more than [`MAX_ENTRIES`] keys.
+//! `null` stands for a malformed value, for one nested more than [`MAX_DEPTH`] deep,
+//! and for an object with more than [`MAX_ENTRIES`] keys.
 
 use super::wire::{MAX_ENTRIES, Malformed, Reader, bytes};
 use crate::record::keep_last;
 use crate::render::json;
 
-/// The most objects and lists in one another. protobuf's own readers end at a hundred
-/// messages, of which each level is two or three.
+/// Limit on the nesting of objects and lists. protobuf's own parsers stop at a
+/// hundred messages, and each level takes two or three.
 pub const MAX_DEPTH: usize = 64;
 
-/// A key, and a value of a schema.
+/// A key and an encoded value.
 pub type Pair<'a> = (&'a [u8], &'a [u8]);
 
-/// The keys of an object and of those around it: kept, so that not every object
-/// allocates.
+/// The keys of an object and of those around it, in one buffer that all objects
+/// reuse.
 pub type Pairs<'a> = Vec<Pair<'a>>;
 
-/// Appends one value of a schema, or says that it is malformed, whatever it has
-/// appended until then. The number is the depth.
+/// Appends one value of a schema at a depth. On an error the caller removes any
+/// partial output.
 pub type Show = for<'a> fn(&mut Vec<u8>, &mut Pairs<'a>, &'a [u8], usize) -> Result<(), Malformed>;
 
 const KEY: u64 = bytes(1);
 const VALUE: u64 = bytes(2);
 
-/// A message of a key and a value, 1 and 2: an entry of a map, or a KeyValue.
+/// Reads a message of a key (1) and a value (2): a map entry or a KeyValue.
 pub fn pair(message: &[u8]) -> Result<Pair<'_>, Malformed> {
     let mut reader = Reader::new(message);
     let (mut name, mut value) = (&[][..], &[][..]);
@@ -40,7 +40,7 @@ pub fn pair(message: &[u8]) -> Result<Pair<'_>, Malformed> {
     Ok((name, value))
 }
 
-/// Adds the pairs in the fields of a message that have this key.
+/// Adds the pairs in all fields of a message with this key.
 pub fn collect<'a>(pairs: &mut Pairs<'a>, message: &'a [u8], key: u64) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
     while let Some(entry) = reader.next_of(key)? {
@@ -58,7 +58,7 @@ pub fn push<'a>(pairs: &mut Pairs<'a>, entry: &'a [u8]) -> Result<(), Malformed>
     Ok(())
 }
 
-/// Appends a value, or `null` where it can't be shown.
+/// Appends a value, or `null` if it cannot be shown.
 pub fn value<'a>(out: &mut Vec<u8>, pairs: &mut Pairs<'a>, message: &'a [u8], depth: usize, show: Show) {
     let start = out.len();
     if depth > MAX_DEPTH || show(out, pairs, message, depth).is_err() {
@@ -67,7 +67,7 @@ pub fn value<'a>(out: &mut Vec<u8>, pairs: &mut Pairs<'a>, message: &'a [u8], de
     }
 }
 
-/// Appends an object of the pairs in the fields of a message that have this key.
+/// Appends an object of the pairs in all fields of a message with this key.
 pub fn object<'a>(
     out: &mut Vec<u8>,
     pairs: &mut Pairs<'a>,
@@ -84,8 +84,8 @@ pub fn object<'a>(
     collected
 }
 
-/// Appends an object of the pairs from `start` on: sorted by key, the last of
-/// equal keys. They stay where they are.
+/// Appends an object of the pairs from `start` on, sorted by key; the last of equal
+/// keys wins. The pairs stay in the buffer.
 pub fn of_pairs(out: &mut Vec<u8>, pairs: &mut Pairs, start: usize, depth: usize, show: Show) {
     pairs[start..].sort_by_key(|pair| pair.0);
     keep_last(pairs, start, |a, b| a.0 == b.0);
@@ -102,7 +102,7 @@ pub fn of_pairs(out: &mut Vec<u8>, pairs: &mut Pairs, start: usize, depth: usize
     out.push(b'}');
 }
 
-/// Appends a list of the values in the fields of a message that have this key.
+/// Appends a list of the values in all fields of a message with this key.
 pub fn list<'a>(
     out: &mut Vec<u8>,
     pairs: &mut Pairs<'a>,

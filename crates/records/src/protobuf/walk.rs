@@ -1,8 +1,8 @@
-//! A request's bytes to records, by the table of their template.
+//! Reads a request into records, by the table of its template.
 //!
-//! Nothing is copied but numbers. What appears twice follows Go's generated
-//! code: the last scalar wins, a message adds to the one before it, a member of
-//! a oneof or a map's value takes the place of the one before it.
+//! Only numbers are copied. Repeated fields follow Go's generated code: the last
+//! scalar wins, messages merge, a oneof member or a map value replaces the previous
+//! one.
 
 use super::wire::{MAX_ENTRIES, Malformed, Reader, WireType};
 use crate::record::{Instant, Record, Stretch, Value};
@@ -10,11 +10,11 @@ use crate::template::{Column, Kind, Template};
 
 /// The field number of an instance's name, in every template.
 pub const NAME: i32 = 72_295_727;
-/// Its tag, as encoders write it.
+/// Its tag on the wire.
 const NAME_TAG: [u8; 5] = [0xfa, 0xd2, 0xe4, 0x93, 0x02];
 
-/// Reads one instance after the other of a report, field 1 of `message`, and
-/// shows each with its bytes. Ends where `see` says no.
+/// Reads the instances of a report, field 1 of `message`, and passes each to `see`
+/// with its bytes. Returns `false` as soon as `see` does.
 pub fn instances<'a>(
     message: &'a [u8],
     template: &Template,
@@ -37,7 +37,7 @@ pub fn instances<'a>(
     Ok(true)
 }
 
-/// Reads one instance into `record`, in place of what it held.
+/// Reads one instance into `record`, replacing its content.
 pub fn instance<'a>(
     record: &mut Record<'a>,
     template: &Template,
@@ -58,8 +58,8 @@ fn read<'a>(
     Ok(())
 }
 
-/// Reads the fields of an instance, or of the message in its field `parent`. The
-/// tables nest no deeper than that.
+/// Reads the fields of an instance, or of the message in its field `parent`. Tables
+/// nest no deeper.
 fn fields<'a>(
     record: &mut Record<'a>,
     columns: &[Column],
@@ -122,8 +122,8 @@ fn field<'a>(
     Ok(())
 }
 
-/// Reads one entry of a `map<string, Value>`. Go looks at no wire type here:
-/// whatever claims to be the key or the value is read as such.
+/// Reads one entry of a `map<string, Value>`. Go ignores wire types here, so the key
+/// and the value are read regardless of theirs.
 fn entry<'a>(record: &mut Record<'a>, map: u32, message: &'a [u8]) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
     let (mut key, mut held) = (&[][..], Value::Absent);
@@ -138,7 +138,7 @@ fn entry<'a>(record: &mut Record<'a>, map: u32, message: &'a [u8]) -> Result<(),
     if record.len() > MAX_ENTRIES { Err(Malformed::Entries) } else { Ok(()) }
 }
 
-/// Reads a Value: the last member wins, or what was there `before` stays.
+/// Reads a Value: the last member wins; without one, `before` stays.
 #[inline]
 fn value<'a>(record: &mut Record<'a>, before: Value<'a>, message: &'a [u8]) -> Result<Value<'a>, Malformed> {
     let mut held = before;
@@ -170,7 +170,7 @@ fn value<'a>(record: &mut Record<'a>, before: Value<'a>, message: &'a [u8]) -> R
     Ok(held)
 }
 
-/// Reads a message whose only field is a string or bytes.
+/// Reads a message with a single string or bytes field.
 fn text_in<'a>(before: &'a [u8], message: &'a [u8]) -> Result<&'a [u8], Malformed> {
     let mut text = before;
     let mut reader = Reader::new(message);
@@ -185,7 +185,7 @@ fn text_in<'a>(before: &'a [u8], message: &'a [u8]) -> Result<&'a [u8], Malforme
     Ok(text)
 }
 
-/// Reads a message whose only field is a Timestamp or a Duration.
+/// Reads a message with a single Timestamp or Duration field.
 fn instant_in(before: Option<Instant>, message: &[u8]) -> Result<Option<Instant>, Malformed> {
     let mut held = before;
     let mut reader = Reader::new(message);
@@ -200,7 +200,7 @@ fn instant_in(before: Option<Instant>, message: &[u8]) -> Result<Option<Instant>
     Ok(held)
 }
 
-/// Reads a Timestamp or a Duration: seconds and nanoseconds, both 1 and 2.
+/// Reads a Timestamp or a Duration: seconds (1) and nanoseconds (2).
 fn instant(before: Instant, message: &[u8]) -> Result<Instant, Malformed> {
     let mut held = before;
     let mut reader = Reader::new(message);

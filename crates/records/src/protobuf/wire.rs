@@ -1,8 +1,8 @@
-//! Protobuf's wire format, read in place and as Go's generated code reads it:
-//! long varints are fine, text is never checked, a known field of another wire
-//! type is an error, an unknown field is passed over.
+//! Protobuf's wire format, read in place as Go's generated code reads it: overlong
+//! varints are accepted, UTF-8 is not checked, a known field with another wire type
+//! is an error, an unknown field is skipped.
 
-/// The most map entries one instance may have: 1.8 MB of them.
+/// Limit on the map entries of one instance: 1.8 MB.
 pub const MAX_ENTRIES: usize = 32_768;
 
 /// Why bytes are not a protobuf message.
@@ -12,18 +12,18 @@ pub enum Malformed {
     Truncated,
     /// A varint of more than ten bytes.
     LongVarint,
-    /// A length that no memory could hold.
+    /// A length beyond the address space.
     Length,
-    /// A field number that is zero or below.
+    /// A field number of zero or below.
     Tag,
-    /// An end-group tag without its start, or a wire type that doesn't exist.
+    /// An end-group tag without a start, or an undefined wire type.
     WireType,
-    /// A field that is known, with a wire type that isn't its own.
+    /// A known field with a wrong wire type.
     Mismatch {
         /// The field's number.
         field: i32,
     },
-    /// More map entries than are taken of one instance, or of one check.
+    /// Too many map entries in one instance or check.
     Entries,
 }
 
@@ -44,11 +44,11 @@ impl std::fmt::Display for Malformed {
 /// A field's wire type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WireType {
-    /// A number in base 128.
+    /// A base-128 number.
     Varint = 0,
     /// Eight bytes.
     Fixed64 = 1,
-    /// A length and as many bytes.
+    /// A length and that many bytes.
     Bytes = 2,
     /// Fields up to an end-group tag.
     StartGroup = 3,
@@ -63,21 +63,21 @@ pub enum WireType {
 pub struct Tag {
     /// The field number, above zero.
     pub field: i32,
-    /// How its content is written.
+    /// Its wire type.
     pub wire: WireType,
 }
 
-/// The tag of a varint, as it stands on the wire.
+/// The encoded tag of a varint field.
 pub const fn varint(field: i32) -> u64 {
     key(field, WireType::Varint)
 }
 
-/// The tag of a field of eight bytes, as it stands on the wire.
+/// The encoded tag of an eight-byte field.
 pub const fn fixed64(field: i32) -> u64 {
     key(field, WireType::Fixed64)
 }
 
-/// The tag of a field with a length, as it stands on the wire.
+/// The encoded tag of a length-delimited field.
 pub const fn bytes(field: i32) -> u64 {
     key(field, WireType::Bytes)
 }
@@ -87,10 +87,10 @@ const fn key(field: i32, wire: WireType) -> u64 {
 }
 
 impl Tag {
-    /// What a key on the wire says.
+    /// Decodes a tag.
     #[inline(always)]
     fn of(key: u64) -> Result<Self, Malformed> {
-        // Go cuts the number to 32 bits, signed.
+        // Go truncates the number to a signed 32-bit integer.
         let field = (key >> 3) as i32;
         let wire = match key & 7 {
             0 => WireType::Varint,
@@ -103,18 +103,17 @@ impl Tag {
         if field <= 0 { Err(Malformed::Tag) } else { Ok(Self { field, wire }) }
     }
 
-    /// An error unless the wire type is `wire`.
+    /// Fails unless the wire type is `wire`.
     #[inline(always)]
     pub fn expect(self, wire: WireType) -> Result<(), Malformed> {
         if self.wire == wire { Ok(()) } else { Err(Malformed::Mismatch { field: self.field }) }
     }
 }
 
-/// The bit of each byte that says that more follow.
+/// The continuation bit of each byte.
 const CONTINUED: u64 = 0x8080_8080_8080_8080;
 
-/// The lower seven bits of each of eight bytes, put together: by twos, by fours,
-/// by eights.
+/// Joins the lower seven bits of eight bytes: by twos, by fours, by eights.
 const fn sevens(word: u64) -> u64 {
     let word = word & !CONTINUED;
     let twos = word & 0x007f_007f_007f_007f | (word & 0x7f00_7f00_7f00_7f00) >> 1;
@@ -122,19 +121,19 @@ const fn sevens(word: u64) -> u64 {
     fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4
 }
 
-/// Reads a message from front to back.
+/// Reads one message from start to end.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    /// A reader over one message.
+    /// A reader of one message.
     pub fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
-    /// The next field's tag, or `None` at the end of the message.
+    /// The next tag, or `None` at the end of the message.
     #[inline(always)]
     pub fn tag(&mut self) -> Result<Option<Tag>, Malformed> {
         if self.rest.is_empty() {
@@ -143,18 +142,19 @@ impl<'a> Reader<'a> {
         Tag::of(self.varint()?).map(Some)
     }
 
-    /// The next field's key, or `None` at the end of the message: for those who
-    /// match it whole and give what they don't know to [`Reader::skip_key`].
+    /// The next encoded tag, or `None` at the end of the message: for callers that
+    /// match whole tags and pass unknown ones to [`Reader::skip_key`].
     #[inline(always)]
     pub fn key(&mut self) -> Result<Option<u64>, Malformed> {
         if self.rest.is_empty() { Ok(None) } else { self.varint().map(Some) }
     }
 
-    /// Passes over the field whose key was just read.
+    /// Skips the field whose encoded tag was just read.
     #[inline(always)]
     pub fn skip_key(&mut self, key: u64) -> Result<(), Malformed> {
         match key {
-            // Most are short fields with a length, or varints, of small numbers.
+            // Mostly short length-delimited fields, or varints, with small field
+            // numbers.
             8..=0x7fff if key & 7 == 2 => self.bytes().map(drop),
             8..=0x7fff if key & 7 == 0 => self.varint().map(drop),
             _ => self.skip_rare(key),
@@ -166,8 +166,8 @@ impl<'a> Reader<'a> {
         self.skip(Tag::of(key)?)
     }
 
-    /// A varint of one to ten bytes; what doesn't fit 64 bits falls off. Mixer
-    /// pads lengths to two bytes, so two are as common as one.
+    /// A varint of one to ten bytes, truncated to 64 bits. Mixer pads lengths to two
+    /// bytes, so two are as common as one.
     #[inline(always)]
     pub fn varint(&mut self) -> Result<u64, Malformed> {
         match self.rest {
@@ -197,7 +197,7 @@ impl<'a> Reader<'a> {
         self.longest_varint()
     }
 
-    /// One that is longer than eight bytes, or near the end of the message.
+    /// A varint of more than eight bytes, or near the end of the message.
     fn longest_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0;
         for (at, byte) in self.rest.iter().take(10).enumerate() {
@@ -210,8 +210,7 @@ impl<'a> Reader<'a> {
         Err(if self.rest.len() < 10 { Malformed::Truncated } else { Malformed::LongVarint })
     }
 
-    /// Passes over a tag if it is next, as it is always written: for tags whose
-    /// varint is long.
+    /// Consumes a tag if it is next in its usual encoding: faster for long tags.
     #[inline(always)]
     pub fn passes(&mut self, tag: &[u8]) -> bool {
         match self.rest.strip_prefix(tag) {
@@ -223,7 +222,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A length and the bytes it counts.
+    /// A length and that many bytes.
     #[inline(always)]
     pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.varint()?;
@@ -233,8 +232,8 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(length).map_err(|_| Malformed::Length)?)
     }
 
-    /// The content of the next field with this key, one that has a length, past all
-    /// others.
+    /// The content of the next length-delimited field with this encoded tag; skips
+    /// all others.
     #[inline(always)]
     pub fn next_of(&mut self, wanted: u64) -> Result<Option<&'a [u8]>, Malformed> {
         while let Some(key) = self.key()? {
@@ -258,8 +257,8 @@ impl<'a> Reader<'a> {
         Ok(bytes.first_chunk().map_or(0.0, |bytes| f64::from_le_bytes(*bytes)))
     }
 
-    /// Passes over the content of a field, a group with all it holds. Groups
-    /// are counted, not entered: depth costs no stack.
+    /// Skips the content of a field; for a group, all of it. Groups are counted, not
+    /// recursed into: depth costs no stack.
     pub fn skip(&mut self, tag: Tag) -> Result<(), Malformed> {
         let mut depth = 0_usize;
         let mut wire = tag.wire;
@@ -279,7 +278,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The wire type of the next tag inside a group, where an end is legal.
+    /// The wire type of the next tag inside a group, where an end-group tag is legal.
     fn wire_in_group(&mut self) -> Result<WireType, Malformed> {
         if self.rest.is_empty() {
             return Err(Malformed::Truncated);
@@ -317,7 +316,7 @@ mod tests {
         assert_eq!(varint(&[0x94, 0x00]), Ok(20));
         assert_eq!(varint(&[0x94, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00]), Ok(20));
         assert_eq!(varint(&[0xff; 9].iter().copied().chain([0x01]).collect::<Vec<_>>()), Ok(u64::MAX));
-        // The tenth byte's upper bits fall off, as in Go.
+        // The tenth byte's upper bits are discarded, as in Go.
         assert_eq!(varint(&[0xff; 9].iter().copied().chain([0x7f]).collect::<Vec<_>>()), Ok(u64::MAX));
         assert_eq!(varint(&[0x80; 11]), Err(Malformed::LongVarint));
         assert_eq!(varint(&[0x80; 9]), Err(Malformed::Truncated));

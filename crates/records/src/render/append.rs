@@ -1,7 +1,7 @@
-//! Texts to a buffer, some bytes at a time.
+//! Appends text to a buffer in small chunks.
 
-/// Appends a short text. Most texts of a record are a few words long, and musl's
-/// memcpy takes longer to start than to copy them.
+/// Appends a short text. Most are a few words long, and for those musl's memcpy takes
+/// longer to start than to copy.
 pub fn append(out: &mut Vec<u8>, text: &[u8]) {
     if text.len() > 48 {
         return out.extend_from_slice(text);
@@ -24,8 +24,8 @@ pub fn append(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// A text of at most `N` bytes that is known beforehand: appended as `N` bytes, of
-/// which the last ones are taken back, since a copy of a known length is cheaper.
+/// A constant text of at most `N` bytes. Appends `N` bytes and truncates, since a
+/// copy of constant length is cheaper.
 #[derive(Debug)]
 pub(crate) struct Literal<const N: usize> {
     padded: [u8; N],
@@ -54,9 +54,9 @@ impl<const N: usize> Literal<N> {
 const EACH: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Appends a text up to the first byte that is not plain, and returns the rest:
-/// mostly nothing. Plain is ASCII without control characters and without three more
-/// bytes; eight of them are looked at at a time.
+/// Appends a text up to its first byte that is not plain, and returns the rest,
+/// usually empty. Plain is printable ASCII except for three given bytes. Tests eight
+/// bytes at a time.
 #[inline(always)]
 pub(crate) fn append_plain<'t>(out: &mut Vec<u8>, text: &'t [u8], without: [u8; 3]) -> &'t [u8] {
     let mut rest = text;
@@ -70,7 +70,7 @@ pub(crate) fn append_plain<'t>(out: &mut Vec<u8>, text: &'t [u8], without: [u8; 
         }
         rest = after;
     }
-    // The last eight bytes of a longer text, some of which have been looked at.
+    // The last eight bytes of a longer text overlap bytes already tested.
     if text.last_chunk().is_some_and(|last| others(*last, without) == 0) {
         append(out, rest);
         return &[];
@@ -81,8 +81,8 @@ pub(crate) fn append_plain<'t>(out: &mut Vec<u8>, text: &'t [u8], without: [u8; 
     &rest[plain..]
 }
 
-/// The high bit of the first byte in memory that is not plain, and perhaps of later ones;
-/// nothing where all eight are plain.
+/// The high bit of the first byte in memory that is not plain, and possibly of later
+/// ones; zero if all eight are plain.
 #[inline(always)]
 fn others(word: [u8; 8], without: [u8; 3]) -> u64 {
     let word = u64::from_le_bytes(word);

@@ -1,29 +1,29 @@
-//! Values in a line of text: escaped, so that a line stays one line and a field
-//! one field. Bytes that are not ASCII stay as they are.
+//! Escapes values in a line of text, so that a line stays one line and a field one
+//! field. Non-ASCII bytes are kept.
 
 use super::append::append_plain;
 
-/// How the bytes of a text are escaped.
+/// The escapes of each byte.
 #[derive(Debug)]
 pub struct Table {
-    /// By the byte, what follows a backslash: `x` for two digits in hexadecimal, or
-    /// else `0` for as it is, `_` for an underscore in its place.
+    /// The byte after the backslash, or `x` for two hexadecimal digits, `0` to keep
+    /// the byte, `_` for an underscore.
     by: [u8; 256],
-    /// Appends a text up to the first byte that may be escaped, and returns the rest.
+    /// Appends a text up to the first byte that may need escaping, and returns the
+    /// rest.
     plain: for<'t> fn(&mut Vec<u8>, &'t [u8]) -> &'t [u8],
 }
 
-/// A field between quotes.
+/// For a quoted field.
 pub static QUOTED: Table =
     Table { by: table(b'0', true), plain: |out, text| append_plain(out, text, *b"\"\\\\") };
-/// A field that ends at a space.
+/// For a field that ends at a space.
 pub static BARE: Table =
     Table { by: table(b'x', true), plain: |out, text| append_plain(out, text, *b"\"\\ ") };
-/// The same, with underscores for spaces.
+/// The same, with spaces as underscores.
 pub static UNDERSCORED: Table =
     Table { by: table(b'_', true), plain: |out, text| append_plain(out, text, *b"\"\\ ") };
-/// A whole line that is the sender's own: only what would end it, or what a
-/// terminal would obey.
+/// For a whole line from the sender: escapes only line ends and terminal controls.
 pub static LINE: Table =
     Table { by: table(b'0', false), plain: |out, text| append_plain(out, text, [b'\n'; 3]) };
 
@@ -46,7 +46,7 @@ const fn table(space: u8, is_field: bool) -> [u8; 256] {
     table
 }
 
-/// Appends a text, escaped by a table: at most four bytes for each of its own.
+/// Appends an escaped text: at most four bytes per byte.
 pub fn escaped(out: &mut Vec<u8>, text: &[u8], table: &Table) {
     let mut rest = text;
     while let Some((byte, after)) = (table.plain)(out, rest).split_first() {

@@ -7,10 +7,10 @@ use super::append::append;
 use crate::record::Instant;
 
 const NANOS: i64 = 1_000_000_000;
-/// The first second of the year 1, and of the year 10000.
+/// The first second of the years 1 and 10000.
 const YEAR_1: i64 = -62_135_596_800;
 const YEAR_10000: i64 = 253_402_300_800;
-/// What google.protobuf.Duration allows: about 10,000 years either way.
+/// The limit of google.protobuf.Duration: about 10,000 years either way.
 const MAX_DURATION_SECONDS: u64 = 315_576_000_000;
 
 /// A decimal integer.
@@ -18,9 +18,9 @@ pub fn int(out: &mut Vec<u8>, value: i64) {
     append(out, itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// A `float64` by `%v`: the shortest digits that round-trip, of these the
-/// closest, of two as close the even ones; plain from 1e-4 up to below 1e6, else
-/// with an exponent of two digits at least.
+/// A `float64` as by `%v`: the shortest digits that round-trip; of these the closest
+/// to the value; of two equally close the even one. Plain from 1e-4 to below 1e6,
+/// else with an exponent of at least two digits.
 pub fn float(out: &mut Vec<u8>, value: f64) {
     if !value.is_finite() {
         let text = if value.is_nan() {
@@ -38,7 +38,7 @@ pub fn float(out: &mut Vec<u8>, value: f64) {
         return int(out, whole);
     }
     let start = out.len();
-    // `d.ddde-5`: std's shortest digits, in the form with an exponent.
+    // `d.ddde-5`: std's shortest digits, with an exponent.
     let _ = write!(out, "{value:e}");
     let Some(e) = out[start..].iter().position(|byte| *byte == b'e').map(|at| start + at) else { return };
     let exponent = std::str::from_utf8(&out[e + 1..]).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -52,8 +52,8 @@ pub fn float(out: &mut Vec<u8>, value: f64) {
     }
 }
 
-/// Makes the last of the digits `d.ddd` of `value` even where the digits below
-/// are as close. std takes those above.
+/// Makes the last of the digits `d.ddd` of `value` even if the digits below are
+/// equally close. std takes those above.
 ///
 /// Such a value is `odd * 10^-places / 2`, where `odd` lies between twice the
 /// one digits and twice the other. With a mantissa of 53 bits this takes `places`
@@ -73,8 +73,8 @@ fn to_even(digits: &mut [u8], value: f64, exponent: i32) {
     let above = digits.iter().filter(|byte| byte.is_ascii_digit());
     let above = above.fold(0, |number, digit| number * 10 + u128::from(digit - b'0'));
     let odd = above * 2 - 1;
-    // Below a power of two the next value is half as far away: digits that are
-    // that far below are read back as the power only if they are fine enough.
+    // Below a power of two the next value is half as far away: digits that far below
+    // round-trip only if they are fine enough.
     let is_power = value.to_bits() << 12 == 0;
     let reads_back = !is_power || odd >= 1 << 54;
     if reads_back
@@ -85,7 +85,7 @@ fn to_even(digits: &mut [u8], value: f64, exponent: i32) {
     }
 }
 
-/// Moves the point of the `d.ddd` at `start` by `exponent` places.
+/// Moves the decimal point of the `d.ddd` at `start` by `exponent` places.
 fn plain(out: &mut Vec<u8>, start: usize, exponent: i32) {
     let first = start + usize::from(out[start] == b'-');
     if out.len() > first + 1 {
@@ -114,7 +114,7 @@ pub fn duration(out: &mut Vec<u8>, value: Option<Instant>) {
     }
 }
 
-/// The nanoseconds of a duration that Go can hold, or what is wrong with it.
+/// The nanoseconds of a duration within Go's range, or the reason why it is not.
 fn checked_nanos(value: Instant) -> Result<i64, &'static str> {
     let Instant { seconds, nanos } = value;
     if seconds.unsigned_abs() > MAX_DURATION_SECONDS {
@@ -130,15 +130,15 @@ fn checked_nanos(value: Instant) -> Result<i64, &'static str> {
     whole.ok_or(" is out of range for time.Duration")
 }
 
-/// What Go prints for a message it can't turn into a time of its own. Its
-/// generated code qualifies the first mention of the type, already qualified.
+/// Go's text for an invalid duration or timestamp. Its generated code qualifies the
+/// first mention of the type, although it is qualified already.
 fn misfit(out: &mut Vec<u8>, what: &str, kind: &str, value: Option<Instant>, reason: &str) {
     let Instant { seconds, nanos } = value.unwrap_or_default();
     let _ = write!(out, "({what}: &types.types.{kind}{{Seconds: {seconds},\nNanos: {nanos},\n}}{reason})");
 }
 
-/// Nanoseconds as a Go duration: below a second in the largest unit that leaves
-/// a whole part, from a second on in hours, minutes and seconds.
+/// Nanoseconds as a Go duration: below a second in the largest unit with a whole
+/// part, else in hours, minutes and seconds.
 fn span(out: &mut Vec<u8>, nanos: i64) {
     if nanos == 0 {
         return out.extend_from_slice(b"0s");
@@ -170,7 +170,7 @@ fn span(out: &mut Vec<u8>, nanos: i64) {
     out.extend_from_slice(name.as_bytes());
 }
 
-/// `.` and `places` digits of a fraction, without the zeros at its end.
+/// `.` and `places` digits of a fraction, without trailing zeros.
 fn fraction(out: &mut Vec<u8>, mut value: u64, places: usize) {
     if value == 0 {
         return;
@@ -185,8 +185,8 @@ fn fraction(out: &mut Vec<u8>, mut value: u64, places: usize) {
     out.extend_from_slice(&digits[..used]);
 }
 
-/// A `google.protobuf.Timestamp` in RFC 3339: UTC, up to nine places of a
-/// second, none where they are zero.
+/// A `google.protobuf.Timestamp` in RFC 3339: UTC, up to nine fractional digits,
+/// without trailing zeros.
 pub fn timestamp(out: &mut Vec<u8>, value: Option<Instant>) {
     let Some(Instant { seconds, nanos }) = value else {
         return out.extend_from_slice(b"(timestamp: nil types.Timestamp)");
@@ -204,12 +204,12 @@ pub fn timestamp(out: &mut Vec<u8>, value: Option<Instant>) {
     }
 }
 
-/// Whether a time is one that RFC 3339 can write.
+/// Whether RFC 3339 can represent a time.
 pub fn is_time(value: Instant) -> bool {
     (YEAR_1..YEAR_10000).contains(&value.seconds) && (0..NANOS).contains(&i64::from(value.nanos))
 }
 
-/// A second since 1970 as `2006-01-02T15:04:05`, within the years 1 to 9999.
+/// Seconds since 1970 as `2006-01-02T15:04:05`, within the years 1 to 9999.
 pub fn second(out: &mut Vec<u8>, seconds: i64) {
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u64);
     let (year, month, day) = civil(days);
@@ -229,7 +229,7 @@ pub fn second(out: &mut Vec<u8>, seconds: i64) {
     out.extend_from_slice(&text);
 }
 
-/// The time now in RFC 3339, to the microsecond.
+/// The current time in RFC 3339, in microseconds.
 pub fn now(out: &mut Vec<u8>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     second(out, now.as_secs() as i64);
@@ -297,17 +297,17 @@ mod tests {
         }
     }
 
-    /// All digits of a positive value, computed as a big number, and how many of
-    /// them stand before the point.
+    /// All digits of a positive value, by big-number arithmetic, and how many of them
+    /// are before the point.
     fn exactly(value: f64) -> (Vec<u8>, i32) {
         let bits = value.to_bits();
         let (raw, fraction) = ((bits >> 52) as i32, bits & ((1 << 52) - 1));
         let (mantissa, exponent) =
             if raw == 0 { (fraction, -1074) } else { (fraction | 1 << 52, raw - 1075) };
         const BASE: u64 = 1_000_000_000;
-        // The lowest first.
+        // Least significant limb first.
         let mut limbs = vec![mantissa % BASE, mantissa / BASE];
-        // A half is five tenths.
+        // Halving is multiplying by five and dividing by ten.
         let (factor, mut left) = (if exponent < 0 { 5_u64 } else { 2 }, exponent.unsigned_abs());
         while left > 0 {
             let step = left.min(12);
@@ -330,7 +330,7 @@ mod tests {
         format!("{}.{}e{}", &text[..1], &text[1..], before - 1)
     }
 
-    /// The next number of as many digits.
+    /// The next number with the same number of digits.
     fn next(digits: &[u8]) -> Vec<u8> {
         let mut next = digits.to_vec();
         for digit in next.iter_mut().rev() {
@@ -344,8 +344,8 @@ mod tests {
         next
     }
 
-    /// Go's rule: as few digits as are read back as the same value; of these the
-    /// closest to it; of two as close, the even.
+    /// Go's rule: the fewest digits that round-trip; of these the closest to the
+    /// value; of two equally close the even one.
     fn reference(value: f64) -> String {
         let (exact, before) = exactly(value);
         for count in 1..=17 {
@@ -368,7 +368,7 @@ mod tests {
         panic!("17 digits are enough for {value:e}");
     }
 
-    /// Digits in the form of `%v`.
+    /// Digits in the layout of `%v`.
     fn formed(digits: &[u8], before: i32) -> String {
         let text: String = digits.iter().map(|digit| char::from(b'0' + digit)).collect();
         let text = text.trim_end_matches('0');
@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(negative, format!("-{shown}"));
     }
 
-    /// A sequence of numbers without a pattern, the same in every run.
+    /// Pseudo-random numbers, the same in every run.
     struct Random(u64);
 
     impl Random {
@@ -422,7 +422,7 @@ mod tests {
     fn floats_of_every_exponent_are_those_of_go() {
         let mut random = Random(1);
         for raw in 0..2047_u64 {
-            // A power of two has a neighbour below that is nearer than the one above.
+            // The neighbour below a power of two is nearer than the one above.
             let edges = [0, 1, (1 << 52) - 1, 1 << 51];
             for fraction in edges.into_iter().chain((0..8).map(|_| random.next() >> 12)) {
                 let value = f64::from_bits(raw << 52 | fraction);
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn floats_with_few_places_of_two_are_those_of_go() {
         let mut random = Random(2);
-        // Where two forms can be as close: a whole number of small fractions.
+        // Where two forms can be equally close: multiples of small fractions.
         for places in 1..=30 {
             for bits in 40..=53 {
                 for _ in 0..60 {

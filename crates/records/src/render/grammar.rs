@@ -1,48 +1,47 @@
-//! How records lie in a file: where one begins and where one ends.
+//! The grammar of records in a file: where one begins and where one ends.
 
-/// How the records of a format begin and end in a file, for whoever repairs the
-/// file or deletes it.
+/// How records of a format begin and end in a file, for repair and retention.
 #[derive(Clone, Copy, Debug)]
 pub struct Grammar {
-    /// Whether a record starts with the line that these bytes begin with. They are
-    /// at least [`AHEAD`] bytes, or all up to the end of the file.
+    /// Whether a record starts with this line. The argument is at least [`AHEAD`]
+    /// bytes, or the rest of the file.
     pub starts: fn(&[u8]) -> Start,
-    /// What ends a record: one of these, none longer than [`BEHIND`] bytes.
+    /// The possible endings of a record, each of at most [`BEHIND`] bytes.
     pub endings: &'static [&'static [u8]],
 }
 
 impl Grammar {
-    /// Whether `text` ends with the end of a record.
+    /// Whether `text` ends with a whole record.
     pub fn ends(&self, text: &[u8]) -> bool {
         self.endings.iter().any(|ending| text.ends_with(ending))
     }
 
-    /// Whether a record ends somewhere in `text`.
+    /// Whether a record ends anywhere in `text`.
     pub fn has_end(&self, text: &[u8]) -> bool {
         let is_in = |ending: &&[u8]| text.windows(ending.len()).any(|window| window == *ending);
         self.endings.iter().any(is_in)
     }
 }
 
-/// How many bytes of a line say whether a record starts with it.
+/// How many bytes of a line decide whether a record starts there.
 pub const AHEAD: usize = 128;
-/// How many bytes before a line say whether a record ends there.
+/// How many bytes before a line decide whether a record ends there.
 pub const BEHIND: usize = 32;
 
-/// Whether a record starts somewhere.
+/// Whether a record starts at a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// No.
     No,
-    /// What is there may be the first bytes of a record, with nothing or only NUL
-    /// bytes behind them. It is one for certain only behind another record.
+    /// Possibly: these may be the first bytes of a record, followed by nothing or by
+    /// NUL bytes. They certainly are after another record.
     Partial,
-    /// Yes, for certain.
+    /// Certainly.
     Certain,
 }
 
-/// How far `text` agrees with `wanted`. A crash of the system leaves NUL bytes
-/// where data never reached the disk, so what comes before a NUL byte counts.
+/// How far `text` matches `wanted`. A system crash leaves NUL bytes where data never
+/// reached the disk, so only the bytes before a NUL count.
 pub(crate) fn agrees(text: &[u8], wanted: &[u8]) -> Start {
     agrees_by(text, wanted, |byte, wanted| byte == wanted)
 }

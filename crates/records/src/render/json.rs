@@ -1,5 +1,4 @@
-//! JSON Lines: one object per instance, one line per object, valid UTF-8
-//! whatever came in.
+//! JSON Lines: one object per instance, one line per object, always valid UTF-8.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -13,10 +12,10 @@ use crate::template::Template;
 /// The first key of every object.
 const INSTANCE: &[u8] = b"{\"instance\":";
 
-/// A record starts with its first key and ends with its line.
+/// A record starts with its first key and ends with a newline.
 pub const GRAMMAR: Grammar = Grammar { starts: |line| line_agrees(line, INSTANCE), endings: &[b"\n"] };
 
-/// One instance. `received_at` is the same for all instances of a request.
+/// One instance. `received_at` is shared by all instances of a request.
 pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record, received_at: &[u8]) {
     out.extend_from_slice(INSTANCE);
     string(out, record.name);
@@ -68,8 +67,8 @@ fn map<'a>(out: &mut Vec<u8>, record: &Record, entries: impl Iterator<Item = (&'
     out.push(b'}');
 }
 
-/// Runs a writer of ASCII or UTF-8 and quotes what it wrote. Go's words for a
-/// time out of range have a newline in them.
+/// Quotes the output of a writer of UTF-8. Go's text for a time out of range contains
+/// newlines, which need escaping.
 fn in_quotes(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.push(b'"');
@@ -82,15 +81,15 @@ fn in_quotes(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
 }
 
-/// A quoted string: UTF-8 as it is, control characters escaped, anything else
-/// replaced by U+FFFD.
+/// A quoted string: UTF-8 as is, control characters escaped, invalid bytes replaced
+/// by U+FFFD.
 pub fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     within_string(out, text);
     out.push(b'"');
 }
 
-/// What stands between the quotes of a string.
+/// The content of a string, without its quotes.
 pub fn within_string(out: &mut Vec<u8>, text: &[u8]) {
     let text = append_plain(out, text, *b"\"\"\\");
     if text.is_empty() {
@@ -115,7 +114,7 @@ pub fn string_or_null(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Bytes in a quoted string, in base64 (RFC 4648, padded).
+/// Bytes as a base64 string (RFC 4648, padded).
 pub fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     out.push(b'"');
@@ -129,7 +128,7 @@ pub fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
-/// Bytes in a quoted string, in hexadecimal.
+/// Bytes as a hexadecimal string.
 pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     for digit in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
@@ -138,8 +137,8 @@ pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
-/// A number: a whole one without a point and an exponent up to 2^53, what is no
-/// number in quotes.
+/// A number: integers up to 2^53 without a point or an exponent; NaN and infinities
+/// in quotes.
 pub fn number(out: &mut Vec<u8>, number: f64) {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match number {
@@ -169,7 +168,7 @@ fn escaped(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// How many bytes a stretch of text gains in a JSON string, at the most.
+/// The most bytes that escaping adds to a chunk of a JSON string.
 pub fn growth(chunk: &std::str::Utf8Chunk) -> usize {
     let escaped = chunk.valid().bytes().map(|byte| match byte {
         b'"' | b'\\' => 1,
@@ -179,8 +178,8 @@ pub fn growth(chunk: &std::str::Utf8Chunk) -> usize {
     escaped.sum::<usize>() + 2 * usize::from(!chunk.invalid().is_empty())
 }
 
-/// An address as one writes it, an IPv4 one dotted even where it comes mapped
-/// into 16 bytes; bytes that are no address in hexadecimal.
+/// An address in its usual notation; an IPv4-mapped one as IPv4; bytes of another
+/// length in hexadecimal.
 pub fn address(out: &mut Vec<u8>, bytes: &[u8]) {
     let _ = if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         write!(out, "{}", Ipv4Addr::from(octets))

@@ -7,19 +7,19 @@ use super::{go, json};
 use crate::record::{Entry, Record, Stretch, Value};
 use crate::template::{Kind, Template};
 
-/// The first bytes of a record: the start of the name of its call,
+/// The first bytes of a record: the start of its call's name,
 const CALL: &[u8] = b"Handle";
-/// and what follows that name, up to the file's.
+/// and the text after that name, up to the file path.
 const HEAD: &[u8] = b" invoked with:\n  Adapter config: &Params{FilePath:";
-/// The longest rest of a call's name.
+/// The longest remainder of a call's name.
 const MAX_CALL: usize = 32;
-/// The last line of a record with instances, behind the line before it.
+/// The last line of a record with instances, with the newline before it.
 const LAST_LINE: &[u8] = b"\n  }\n";
 /// The end of a record without instances.
 const NO_INSTANCES: &[u8] = b",}\n  Instances: \n";
 
-/// A record starts with its head and ends with the last line of an instance. What
-/// is between may hold lines of any kind: names and values are written as they come.
+/// A record starts with its head and ends with the last line of an instance. Lines in
+/// between may be anything: names and values are not escaped.
 pub const GRAMMAR: Grammar = Grammar { starts, endings: &[LAST_LINE, NO_INSTANCES] };
 
 fn starts(line: &[u8]) -> Start {
@@ -31,14 +31,14 @@ fn starts(line: &[u8]) -> Start {
     if name > MAX_CALL { Start::No } else { agrees(&rest[name..], HEAD) }
 }
 
-/// What comes before the instances of a request. `file_path` is the handler's
-/// own text, as received.
+/// The text before the instances of a request. `file_path` is the handler's param, as
+/// received.
 pub fn head(out: &mut Vec<u8>, template: &Template, file_path: &[u8]) {
     put(out, &[template.call.as_bytes(), HEAD, file_path]);
     out.extend_from_slice(b",}\n  Instances: ");
 }
 
-/// One instance. Nothing parts it from the next.
+/// One instance, without a separator.
 pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record) {
     out.push(b'\'');
     append(out, record.name);
@@ -58,12 +58,12 @@ pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record) {
     out.extend_from_slice(b"  }");
 }
 
-/// What comes after the last instance of a request.
+/// The text after the last instance of a request.
 pub fn tail(out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// A value as one writes it.
+/// A value in its usual notation.
 pub fn plain(out: &mut Vec<u8>, record: &Record, shown: Value) {
     match shown {
         Value::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),

@@ -1,5 +1,5 @@
-//! Wire protocols, one folder each: from the bytes of a request to what the core
-//! works with, and back. Front ends never import each other.
+//! Wire protocols, one folder each: from encoded requests to the inputs of the core,
+//! and back to encoded answers. Front ends never import each other.
 
 pub mod counters;
 pub mod envoy;

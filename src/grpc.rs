@@ -4,10 +4,10 @@
 //! | module | what flows there |
 //! |---|---|
 //! | [`routes`] | a path to the handler of its method |
-//! | [`messages`] | a body to its messages, each with what it holds of the budget |
+//! | [`messages`] | a body to its messages, each with its permit |
 //! | `streams` | the messages of a stream, one at a time, to its handler |
-//! | [`budget`] | how many requests and bytes may be here at once |
-//! | [`connection`] | what the calls of a connection and its socket share |
+//! | [`budget`] | limits on requests and bytes in memory |
+//! | [`connection`] | state shared by a connection's calls and its socket |
 //! | [`reply`] | answers to messages and trailers |
 //! | [`calls`] | answers, counted |
 //! | [`checks`] | Envoy's checks, of which the larger part is dropped as it arrives |
@@ -53,7 +53,7 @@ use crate::once::Once;
 use crate::quoted::quoted;
 use crate::refusal::{Reason, Refusal, Scope};
 
-/// What is served, on every connection.
+/// The services of every connection.
 #[derive(Debug)]
 pub struct Services {
     /// Mixer's front end.
@@ -62,24 +62,24 @@ pub struct Services {
     pub log: Arc<Log>,
     /// Envoy's external authorization.
     pub ext_authz: ext_authz::Service,
-    /// What front ends count.
+    /// Counters of the front ends.
     pub counters: Arc<Counters>,
     /// The health service.
     pub health: Health,
-    /// The number of calls.
+    /// Counters of calls.
     pub calls: Arc<Calls>,
-    /// What requests may cost.
+    /// The memory budget of requests.
     pub budget: Arc<Budget>,
     /// Names of services that were called and are not served, logged once each.
     pub unknown: Once,
 }
 
-/// Answers the calls of one connection.
+/// Serves the calls of one connection.
 #[derive(Clone, Debug)]
 pub struct Dispatcher {
-    /// What is served.
+    /// The services.
     pub services: Arc<Services>,
-    /// The connection that the calls come on.
+    /// The connection of the calls.
     pub connection: Arc<Connection>,
 }
 
@@ -94,7 +94,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
         let mut messages =
             Messages::new(body, Arc::clone(&self.services.budget), Arc::clone(&self.connection), patience);
         let routed = self.route(&head);
-        // A list of headers may be large; nothing more is needed of it.
+        // Header lists may be large; release them early.
         drop(head);
         let (service, handler, is_packed) = match routed {
             Ok(routed) => routed,
@@ -206,7 +206,7 @@ fn exporter_status(refusal: &Refusal) -> Status {
     status(refusal)
 }
 
-/// What a caller is told of a refusal.
+/// The gRPC status of a refusal.
 fn status(refusal: &Refusal) -> Status {
     let code = match refusal.reason {
         Reason::Malformed | Reason::Config | Reason::Path => Code::InvalidArgument,
@@ -225,7 +225,7 @@ fn status(refusal: &Refusal) -> Status {
     Status::new(code, &*refusal.text)
 }
 
-/// Refuses what isn't gRPC as its protocol over HTTP/2 says.
+/// Rejects requests that are not gRPC, as its HTTP/2 protocol specifies.
 fn refusal(verb: &Verb, headers: &HeaderMap) -> Option<Response<Reply>> {
     if verb != Verb::POST {
         let mut refusal = empty(StatusCode::METHOD_NOT_ALLOWED);
@@ -238,8 +238,8 @@ fn refusal(verb: &Verb, headers: &HeaderMap) -> Option<Response<Reply>> {
     None
 }
 
-/// Whether a content type is gRPC's with protobuf in it: `application/grpc` or
-/// `application/grpc+proto`, parameters aside.
+/// Whether a content type is gRPC with protobuf: `application/grpc` or
+/// `application/grpc+proto`, ignoring parameters.
 fn is_grpc(kind: &HeaderValue) -> bool {
     let kind = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     ["application/grpc", "application/grpc+proto"]
@@ -253,8 +253,8 @@ fn empty(status: StatusCode) -> Response<Reply> {
     response
 }
 
-/// An answer of a status alone. It says which encodings are taken: the caller may
-/// have used another.
+/// A trailers-only answer. It lists the accepted encodings: the caller may have used
+/// another.
 fn refused(status: Status, unpacks: bool) -> Response<Reply> {
     let mut response = status.into_http();
     let encodings = HeaderValue::from_static(if unpacks { "identity,gzip" } else { "identity" });

@@ -1,4 +1,4 @@
-//! What all front ends count.
+//! Counters of all front ends.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub struct Counters {
     verdicts: Verdicts,
     /// Checks of Envoy's that were answered without a verdict.
     pub unjudged: Counter,
-    /// Records of verdicts that were not written.
+    /// Audit records that were not written.
     pub audit_errors: Arc<Counter>,
 }
 
@@ -35,7 +35,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Counts what is refused; failed writes are counted by the journal.
+    /// Counts a refusal, except for failed writes, which the journal counts.
     pub fn refused(&self, reason: Reason) {
         if let Some(at) = Reason::REQUEST.iter().position(|known| *known == reason) {
             self.refusals.at(at).add(1);

@@ -1,6 +1,6 @@
-//! Mixer's front end: its services, from a request's bytes to an answer.
+//! Mixer's front end: its services, from encoded requests to encoded answers.
 //!
-//! All it knows of files is the name of one; all it knows of HTTP is a path.
+//! It knows files only by name, and HTTP only by path.
 
 pub mod authorization;
 pub mod backend;
@@ -33,13 +33,13 @@ use crate::template::Template;
 pub enum Method {
     /// Appends the instances of a template to a file.
     Report(&'static Template),
-    /// The same, and adds them to the histogram.
+    /// The same for log entries, which also go to the histogram.
     LogEntry,
     /// Allows or denies.
     Authorize,
     /// Allows.
     CheckNothing,
-    /// Says what is wrong with a handler's params.
+    /// Validates a handler's params.
     Validate,
     /// Begins a session.
     CreateSession,
@@ -47,18 +47,18 @@ pub enum Method {
     CloseSession,
 }
 
-/// Answers requests.
+/// Mixer's services.
 #[derive(Debug)]
 pub struct Mixer {
     reports: Reports,
     authorizer: Authorizer,
-    /// How many sessions were created.
+    /// The number of created sessions.
     sessions: AtomicU64,
 }
 
 impl Mixer {
-    /// Appends to `journal`, unless there is no volume; adds log entries to
-    /// `histogram`; judges by `policy`, and by the keys of each handler.
+    /// Appends to `journal`, if there is a volume; adds log entries to `histogram`;
+    /// judges by `policy` and the keys of each handler.
     pub fn new(
         journal: Option<Arc<Journal>>,
         histogram: Arc<Histogram>,
@@ -69,13 +69,13 @@ impl Mixer {
         Self { reports, authorizer: Authorizer { policy, journal, counters }, sessions: AtomicU64::new(0) }
     }
 
-    /// What it counts beside what all front ends do.
+    /// The counters of this front end.
     pub fn instances(&self) -> Arc<Instances> {
         Arc::clone(&self.reports.instances)
     }
 
-    /// Answers one request. Mixer's log tells of any refusal the same, that it
-    /// can't connect; the text is for whoever calls by hand, and for Validate.
+    /// Answers one request. Mixer logs every error status as a failure to connect; the
+    /// text is for manual callers and for Validate.
     pub async fn call<H>(&self, method: Method, message: Message<H>) -> Result<Bytes, Refusal> {
         match method {
             Method::Report(template) => self.reports.take(template, false, message).await,

@@ -22,45 +22,44 @@ use crate::memory;
 use crate::message::{Late, Patience};
 use crate::metrics::{Export, Page};
 
-/// The largest message taken; Mixer's largest known is 1.1 MB.
+/// Size limit of a message; Mixer's largest known is 1.1 MB.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
-/// What a peer may send ahead on a stream: most reports whole. A connection's
-/// window is that of all its streams, so that messages that wait are never in
-/// front of one that arrives.
+/// The window of a stream, enough for most reports. A connection's window covers all of
+/// its streams, so that a waiting message never blocks an arriving one.
 ///
-/// More than a third of HTTP/2's own 65,535, from which it is lowered once the
-/// peer has seen our settings: h2 does not open a window again if less than that
-/// was sent and read before.
+/// More than a third of HTTP/2's default of 65,535, from which it is lowered when the
+/// peer has applied our settings: h2 does not reopen a window if less than that was
+/// sent and read before.
 pub const STREAM_WINDOW: u32 = 24 * 1024;
 /// Requests being received or waiting to be rendered.
 const MAX_REQUESTS: usize = 2048;
-/// The largest message that comes in one frame.
+/// The largest message that fits in one frame.
 pub(super) const FRAME: usize = 16 * 1024 - 5;
-/// What a larger one takes while it waits: the frame that told its length, and
-/// what its stream may send ahead of being read again.
+/// Bytes counted for a larger message while it waits: the frame with its length, and
+/// its stream's window.
 const WAITING: usize = FRAME + STREAM_WINDOW as usize;
 /// The most that is kept of a message that is looked at as it arrives before there
 /// has to be room for all that may be kept.
 const KEPT: usize = 16 * 1024;
-/// Bytes of messages of one frame, and of those that wait.
+/// Limit on the bytes of messages of one frame, and of waiting ones.
 const MAX_SMALL: usize = 2560 * 1024;
-/// Bytes of larger ones, whole: room for one of the largest.
+/// Limit on the bytes of larger messages: one of maximum size.
 const MAX_LARGE: usize = MAX_MESSAGE;
 /// Bytes of the messages of streams: room for one of the largest.
 const MAX_STREAMED: usize = MAX_MESSAGE;
 /// Streams open for each connection that may be: one of each kind of log.
 const STREAMS: usize = 2;
-/// What a request takes besides its message, about: headers, stream, task.
+/// Estimated cost of a request besides its message: headers, stream, task.
 const OVERHEAD: usize = 4096;
-/// After so many bytes of requests it is worth while to give memory back, when
-/// none was in flight for a while; and once more, when connections have closed.
+/// Bytes of requests after which memory is returned to the system, once no request was
+/// in flight for a while and again when connections have closed.
 const WORTH_WHILE: usize = 1024 * 1024;
 const QUIET: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
-/// The bounds, shared by all connections.
+/// The limits, shared by all connections.
 #[derive(Debug)]
 pub struct Budget {
-    /// How long a request may wait for room, in all.
+    /// How long a request may wait for room, over all waits.
     pub queue_timeout: Duration,
     requests: AtomicUsize,
     small: AtomicUsize,
@@ -71,7 +70,7 @@ pub struct Budget {
     /// Streams whose next message has begun, and waits for room.
     waiting: AtomicUsize,
     streamed: Arc<Semaphore>,
-    /// Bytes of requests since memory was given back.
+    /// Bytes of requests since memory was last returned.
     passed: AtomicUsize,
     quiet: Notify,
 }
@@ -133,7 +132,7 @@ impl Budget {
         self.requests.load(Relaxed) == 0 && self.streamed.available_permits() == MAX_STREAMED
     }
 
-    /// Admits a request, of whose message nothing is known yet.
+    /// Admits a request before anything of its message is known.
     pub fn admit(self: &Arc<Self>, connection: &Arc<Connection>) -> Result<Permit, Status> {
         if !take(&self.requests, 1, MAX_REQUESTS) {
             let text = format!("more than {MAX_REQUESTS} requests in flight");
@@ -143,7 +142,7 @@ impl Budget {
         Ok(Permit { budget, requests: 1, small: 0, large: None, held: None, _call: call })
     }
 
-    /// Gives memory back when a load is over. Ends with the runtime.
+    /// Returns memory to the system after a load. Ends with the runtime.
     pub async fn give_back_after_loads(&self) {
         loop {
             self.quiet.notified().await;
@@ -157,7 +156,7 @@ impl Budget {
         }
     }
 
-    /// Notes that a call of so many bytes is over.
+    /// Records the end of a call of this many bytes.
     pub fn passed(&self, bytes: usize) {
         let passed = self.passed.fetch_add(bytes + OVERHEAD, Relaxed) + bytes + OVERHEAD;
         if passed > WORTH_WHILE && self.is_quiet() {
@@ -188,7 +187,7 @@ impl Export for Budget {
 }
 
 impl Permit {
-    /// Takes room for a message of so many bytes; a large one waits for it.
+    /// Reserves room for a message of this many bytes; a large one waits for it.
     pub async fn reserve(&mut self, length: usize, patience: &mut Patience) -> Result<(), Status> {
         let is_large = length > FRAME;
         self.take_small(if is_large { WAITING } else { length })?;
@@ -237,7 +236,7 @@ impl Permit {
         Ok(())
     }
 
-    /// Keeps the message, which is whole now, among what its connection holds.
+    /// Keeps the share of the connection's received messages with the permit.
     pub fn hold(&mut self, held: Held) {
         self.held = Some(held);
     }
@@ -279,13 +278,13 @@ fn late_for_caller() -> Status {
     Status::deadline_exceeded("the caller's timeout has passed; nothing was written")
 }
 
-/// Adds to what is taken unless that would be more than `most`.
+/// Adds to `taken` unless the sum would exceed `most`.
 fn take(taken: &AtomicUsize, more: usize, most: usize) -> bool {
     let sum = |now: usize| now.checked_add(more).filter(|sum| *sum <= most);
     taken.fetch_update(Relaxed, Relaxed, sum).is_ok()
 }
 
-/// What `grpc-timeout` says, if it says it as gRPC does.
+/// The value of `grpc-timeout`, if it is valid.
 pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

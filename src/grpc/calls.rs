@@ -33,19 +33,19 @@ pub const CODES: [&str; 17] = [
 pub struct Calls(Box<[(&'static str, [Counter; CODES.len()])]>);
 
 impl Calls {
-    /// None yet, of any of `services`.
+    /// All zero, for each of `services`.
     pub fn new(services: &[Service]) -> Self {
         Self(services.iter().map(|service| (service.name, Default::default())).collect())
     }
 
-    /// Begins a call of the service at this index.
+    /// Starts a call of the service at this index.
     pub fn begin(self: &Arc<Self>, service: usize) -> Pending {
         Pending { calls: Arc::clone(self), service, code: Code::Cancelled }
     }
 }
 
-/// A call without an answer yet; counted as CANCELLED if it is dropped: the
-/// caller has given up, or its connection is gone.
+/// A call without an answer. Dropped unanswered it counts as CANCELLED: the caller
+/// cancelled, or its connection is gone.
 #[derive(Debug)]
 pub struct Pending {
     calls: Arc<Calls>,
@@ -54,7 +54,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Counts the answer.
+    /// Counts the answer's code.
     pub fn with(mut self, code: Code) {
         self.code = code;
     }
@@ -73,7 +73,7 @@ impl Export for Calls {
         page.describe(about);
         for (service, counters) in &self.0 {
             for (code, counter) in CODES.iter().zip(counters) {
-                // A success is worth a zero; of the others only what has been.
+                // OK is always exported; other codes only once they occurred.
                 if counter.get() > 0 || *code == "OK" {
                     let labels = [("service", *service), ("code", *code)];
                     page.sample(about.name, &labels, counter.get() as f64);

@@ -7,22 +7,21 @@ use std::task::Waker;
 
 use tokio::sync::{Semaphore, watch};
 
-/// Bytes of whole messages that may wait on a connection before it is read no
-/// further: back-pressure, which reaches the caller. They need nothing more from
-/// their connection to be handled, so that it is always read again.
+/// Limit on the bytes of complete messages waiting on a connection; above it, the
+/// connection is not read. This back-pressure reaches the caller. The messages need no
+/// more input, so reading always resumes.
 const MAX_HELD: usize = 64 * 1024;
 
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// Bytes of whole messages.
+    /// Bytes of complete messages.
     held: AtomicUsize,
-    /// All bytes that were read from the socket.
+    /// All bytes read from the socket.
     received: AtomicUsize,
-    /// Those of them that belong to messages, and what is granted for a message's
-    /// headers.
+    /// Bytes that belong to messages, plus an allowance for each message's headers.
     useful: AtomicUsize,
-    /// Calls that have begun, and that have ended.
+    /// The numbers of started and finished calls.
     begun: AtomicUsize,
     ended: AtomicUsize,
     reader: Mutex<Option<Waker>>,
@@ -31,14 +30,14 @@ pub struct Connection {
     gone: Semaphore,
 }
 
-/// A message's part of what a connection holds, until it is dropped.
+/// A complete message's share of its connection's bytes, released on drop.
 #[derive(Debug)]
 pub struct Held {
     connection: Arc<Connection>,
     bytes: usize,
 }
 
-/// A call of a connection, until it is dropped.
+/// A call of a connection, finished on drop.
 #[derive(Debug)]
 pub struct Call(Arc<Connection>);
 
@@ -51,12 +50,12 @@ impl Default for Connection {
 }
 
 impl Connection {
-    /// Asks it to close: streams without an end are to end now.
+    /// Shuts it down: endless streams end now.
     pub fn close(&self) {
         self.closing.send_replace(true);
     }
 
-    /// Tells when it is to close.
+    /// Signals the shutdown.
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
     }
@@ -71,7 +70,7 @@ impl Connection {
         let _ = self.gone.acquire().await;
     }
 
-    /// How many calls have begun.
+    /// The number of started calls.
     pub fn begun(&self) -> usize {
         self.begun.load(Relaxed)
     }
@@ -81,19 +80,19 @@ impl Connection {
         self.begun() == self.ended.load(Relaxed)
     }
 
-    /// Begins a call.
+    /// Starts a call.
     pub fn begin(self: &Arc<Self>) -> Call {
         self.begun.fetch_add(1, Relaxed);
         Call(Arc::clone(self))
     }
 
-    /// Holds a whole message.
+    /// Counts a complete message.
     pub fn hold(self: &Arc<Self>, bytes: usize) -> Held {
         self.held.fetch_add(bytes, Relaxed);
         Held { connection: Arc::clone(self), bytes }
     }
 
-    /// Notes bytes read from the socket.
+    /// Counts bytes read from the socket.
     pub fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes, Relaxed);
     }
@@ -103,17 +102,17 @@ impl Connection {
         self.received.load(Relaxed)
     }
 
-    /// Notes bytes that were of use: those of messages.
+    /// Counts bytes that belong to messages.
     pub fn useful(&self, bytes: usize) {
         self.useful.fetch_add(bytes, Relaxed);
     }
 
-    /// Bytes that were of no use to any call.
+    /// Bytes that belong to no message.
     pub fn useless(&self) -> usize {
         self.total().saturating_sub(self.useful.load(Relaxed))
     }
 
-    /// Whether it is to be read no further; `waker` is woken when it may be again.
+    /// Whether back-pressure applies; `waker` is woken when reading may resume.
     pub fn is_full(&self, waker: &Waker) -> bool {
         if self.held.load(Relaxed) <= MAX_HELD {
             return false;

@@ -1,4 +1,4 @@
-//! `grpc.health.v1`: whether we serve, as a whole and by service.
+//! `grpc.health.v1`: the health of the server and of each service.
 
 use std::sync::Arc;
 
@@ -15,30 +15,30 @@ use crate::metrics::{Export, Page};
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 
-/// The path of the call that asks once.
+/// The path of the unary call.
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// Where the server is in its life.
+/// The phases of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Taking requests.
+    /// Accepting requests.
     Serving,
-    /// Still taking requests, but asked to go.
+    /// Still accepting requests, but shutting down.
     Draining,
-    /// Connections are told to close, watchers with them.
+    /// Connections and watches are shut down.
     Closing,
 }
 
-/// What everyone is told.
+/// The state behind all answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
-    /// Where the server is in its life.
+    /// The phase of the server.
     pub phase: Phase,
     /// Whether reports can be written.
     pub reports: bool,
 }
 
-/// The state, and who is told of it.
+/// The state, and its subscribers.
 #[derive(Clone, Debug)]
 pub struct Health {
     state: Arc<watch::Sender<State>>,
@@ -46,34 +46,34 @@ pub struct Health {
 }
 
 impl Health {
-    /// Serving, as a whole and each of `services`.
+    /// Serving, for the server and each of `services`.
     pub fn new(services: &'static [Service]) -> Self {
         let state = State { phase: Phase::Serving, reports: true };
         Self { state: Arc::new(watch::Sender::new(state)), services }
     }
 
-    /// Moves on to another phase.
+    /// Enters another phase.
     pub fn enter(&self, phase: Phase) {
         self.state.send_modify(|state| state.phase = phase);
     }
 
-    /// Notes whether reports can be written.
+    /// Sets whether reports can be written.
     pub fn set_reports(&self, well: bool) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.reports, well) != well);
     }
 
-    /// The state now.
+    /// The current state.
     pub fn state(&self) -> State {
         *self.state.borrow()
     }
 
-    /// Tells of the state now and of each change.
+    /// Subscribes to the current state and every change.
     pub fn states(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
-    /// Whether the service of that name needs the volume, if there is one; the
-    /// empty name is the server as a whole and doesn't.
+    /// Whether the named service needs the volume, if there is one; `None` if it does
+    /// not exist. The empty name is the server as a whole, which does not need it.
     fn needs_volume(&self, name: &str) -> Option<bool> {
         if name.is_empty() {
             return Some(false);
@@ -82,14 +82,14 @@ impl Health {
         Some(service.needs_volume)
     }
 
-    /// Whether the service of that name serves, the empty name being the server
-    /// as a whole; `None` if there is no such service.
+    /// Whether the named service serves; `None` if it does not exist. The empty name is
+    /// the server as a whole.
     pub fn serves(&self, name: &str) -> Option<bool> {
         let needs_volume = self.needs_volume(name)?;
         Some(status(self.state(), needs_volume) == ServingStatus::Serving)
     }
 
-    /// Answers one Check.
+    /// Answers a Check.
     pub fn check(&self, message: &Bytes) -> Result<Bytes, Status> {
         match self.needs_volume(&requested(message)?) {
             Some(needs_volume) => Ok(response(status(self.state(), needs_volume))),
@@ -97,8 +97,8 @@ impl Health {
         }
     }
 
-    /// Answers a Watch: the status now and at each change, until the caller
-    /// leaves or the connection is to close.
+    /// Answers a Watch: the current status and every change, until the caller cancels
+    /// or the connection shuts down.
     pub fn watch(&self, message: &Bytes, closing: watch::Receiver<bool>) -> Result<Replies, Status> {
         let known = self.needs_volume(&requested(message)?);
         let states = WatchStream::new(self.state.subscribe()).map(Some);
@@ -126,7 +126,7 @@ impl Export for Health {
     }
 }
 
-/// Waits until connections are to close.
+/// Waits for the Closing phase.
 pub async fn closing(states: &mut watch::Receiver<State>) {
     let _ = states.wait_for(|state| state.phase == Phase::Closing).await;
 }

@@ -1,8 +1,8 @@
-//! A request's body as the messages in it, each within its bounds and in time.
+//! Splits a request's body into messages, within limits on size and time.
 //!
-//! gRPC puts five bytes before a message: a flag and its length. tonic would
-//! keep a message in a buffer that grows by doubling; here it is as large as it
-//! says, or no copy at all where it came in one frame.
+//! gRPC prefixes a message with five bytes: a flag and a length. tonic would collect a
+//! message in a buffer that grows by doubling. Here the buffer has the message's
+//! length, or there is no copy if the message came in one frame.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -24,17 +24,16 @@ use crate::message::Patience;
 
 /// The flag and the length.
 const HEAD: usize = 5;
-/// How long a message may take to arrive, not counting what it waits for room.
+/// Time limit for a message to arrive, without its wait for room.
 const ARRIVAL: Duration = Duration::from_secs(30);
-/// Before a message as large as this is put together, what others have left is
-/// given back.
+/// Before a message of this size is assembled, freed memory is returned to the system.
 const LARGE: usize = 96 * 1024;
 /// The largest message that is packed: there is room for it and what it becomes.
 const MAX_PACKED: usize = 1024 * 1024;
-/// What a call's headers may cost without being held against its connection.
+/// Bytes of a call's headers that do not count as useless.
 pub const HEADERS: usize = 16 * 1024;
 
-/// A message, with what it holds of the bounds.
+/// A message with its permit.
 pub type Message = crate::message::Message<Permit>;
 
 /// The one message of a call, or as much as has come.
@@ -72,9 +71,9 @@ pub struct Messages<B> {
     patience: Patience,
     /// Whether its messages may be packed with gzip.
     may_be_packed: bool,
-    /// What has come of the next message.
+    /// Received bytes of the next message.
     start: Bytes,
-    /// Set only while a message that has begun isn't here at once.
+    /// Set only while a message is incomplete.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -83,7 +82,7 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Those in `body`, none of which has been looked at.
+    /// The messages of `body`, none read yet.
     pub fn new(body: B, budget: Arc<Budget>, connection: Arc<Connection>, patience: Patience) -> Self {
         let (start, may_be_packed, alarm) = Default::default();
         Self { body, budget, connection, patience, may_be_packed, start, alarm }
@@ -104,7 +103,7 @@ where
         self.may_be_packed = true;
     }
 
-    /// The one message of a unary call, of at most `most` bytes.
+    /// The only message of a unary call, of at most `most` bytes.
     pub async fn only(&mut self, most: usize) -> Result<Message, Status> {
         let (permit, head) = self.first(most).await?;
         let message = self.message(permit, most, head).await?;
@@ -144,7 +143,7 @@ where
 
     /// Room for a call, how long its one message is, and whether it is packed.
     async fn first(&mut self, most: usize) -> Result<(Permit, (usize, bool)), Status> {
-        // Before anything has come: a call without a body is one, too.
+        // Before any bytes arrive: a call without a body counts, too.
         let permit = self.budget.admit(&self.connection)?;
         if self.start.is_empty() && !self.begins().await? {
             return Err(Status::internal("a request without a message"));
@@ -194,7 +193,7 @@ where
     /// How long the next message is, of which nothing or a part is here, and
     /// whether it is packed.
     async fn head(&mut self, most: usize) -> Result<(usize, bool), Status> {
-        // A peer short of window may send a byte at a time.
+        // A peer with a small window may send single bytes.
         while self.start.len() < HEAD {
             match self.data().await? {
                 Some(data) => self.push(data),
@@ -213,7 +212,7 @@ where
     ) -> Result<Message, Status> {
         let (length, is_packed) = head;
         if length > self.start.len() {
-            // While it waits, it is not to keep the buffer that others came in, too.
+            // Copied, so that waiting does not pin the shared read buffer.
             self.start = Bytes::copy_from_slice(&self.start);
         }
         let mut patience = self.patience;
@@ -236,7 +235,7 @@ where
         Ok(bytes)
     }
 
-    /// The bytes of a message, of which a part is here.
+    /// Receives the rest of a message.
     async fn bytes(&mut self, length: usize) -> Result<Bytes, Status> {
         if self.start.len() >= length {
             return Ok(self.start.split_to(length));
@@ -255,7 +254,7 @@ where
         Ok(message.into())
     }
 
-    /// Waits for the first bytes; `false` if there are none.
+    /// Waits for the first bytes; `false` at the end of the body.
     async fn begins(&mut self) -> Result<bool, Status> {
         while self.start.is_empty() {
             match self.data().await? {
@@ -266,7 +265,7 @@ where
         Ok(true)
     }
 
-    /// Nothing may follow.
+    /// Expects the end of the body.
     async fn end(&mut self) -> Result<(), Status> {
         while self.start.is_empty() && !self.body.is_end_stream() {
             match self.data().await? {
@@ -286,7 +285,7 @@ where
         self.start = if start.is_empty() { data } else { [start, data].concat().into() };
     }
 
-    /// The next piece of the body, in time.
+    /// The next chunk of the body, within the time limit.
     async fn data(&mut self) -> Result<Option<Bytes>, Status> {
         let frame = poll_fn(|context| {
             if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
@@ -307,9 +306,8 @@ where
         }
     }
 
-    /// Takes what still comes of a call that has its answer, and drops it. Where
-    /// it came after we had forgotten the call, HTTP/2 would take it for an
-    /// error, and for one too many after a while.
+    /// Reads and discards the rest of an answered call. HTTP/2 treats data for a
+    /// forgotten call as an error, and ends the connection after too many.
     pub fn discard(mut self) {
         if self.body.is_end_stream() {
             return;
@@ -370,7 +368,7 @@ fn too_large(length: usize, most: usize) -> Status {
     Status::resource_exhausted(text)
 }
 
-/// A body breaks off where its caller gives the call up, or its connection ends.
+/// A body ends early if the caller cancels or the connection ends.
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Status {
     Status::cancelled(error.into().to_string())
 }
@@ -385,7 +383,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that has come so far; without an end where the caller goes on.
+    /// A body received so far; without an end if the caller continues.
     struct Came(VecDeque<Bytes>, bool);
 
     impl Body for Came {

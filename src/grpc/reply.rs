@@ -1,4 +1,4 @@
-//! An answer's body: gRPC's messages, and OK behind the last one.
+//! The body of an answer: gRPC messages, and an OK status after the last.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -10,20 +10,20 @@ use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame};
 use tokio_stream::Stream;
 
-/// The messages of an answer that has more than one.
+/// The messages of a server stream.
 pub type Replies = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
-/// What is left to be said.
+/// The rest of the answer.
 #[derive(Default)]
 pub enum Reply {
-    /// Nothing: the head has said it all, or the trailers have.
+    /// Nothing: the head or the trailers were the end.
     #[default]
     Nothing,
     /// One message.
     Message(Bytes),
-    /// A message now and then.
+    /// A stream of messages.
     Messages(Replies),
-    /// That it went well.
+    /// The OK status.
     Trailers,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Debug for Reply {
 }
 
 impl Reply {
-    /// An answer that went well.
+    /// A successful answer.
     pub fn into_response(self) -> Response<Self> {
         let mut response = Response::new(self);
         let kind = HeaderValue::from_static("application/grpc");
@@ -81,12 +81,12 @@ impl Reply {
     }
 }
 
-/// A message behind gRPC's head of a flag and a length.
+/// A message with gRPC's prefix of a flag and a length.
 fn framed(message: &[u8]) -> Bytes {
     if message.is_empty() {
         return Bytes::from_static(&[0; 5]);
     }
-    // What we answer is short; no more than the length's four bytes can tell.
+    // Our answers are short; the cast cannot saturate.
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     [&[0], &length.to_be_bytes()[..], message].concat().into()
 }

@@ -1,28 +1,28 @@
-//! The routes: from the path of a request to the handler of its method.
+//! The routes: from a request's path to the handler of its method.
 
 use super::budget::MAX_MESSAGE;
 use crate::frontends::mixer::{Method, templates};
 
-/// The largest request of the health service.
+/// Size limit of a health request.
 const MAX_HEALTH_MESSAGE: usize = 4 * 1024;
 
-/// A service that is served.
+/// A gRPC service.
 #[derive(Clone, Copy, Debug)]
 pub struct Service {
     /// Its full name.
     pub name: &'static str,
-    /// Whether it is of no use without the volume.
+    /// Whether it cannot work without the volume.
     pub needs_volume: bool,
-    /// Its methods: name and handler.
+    /// Its methods: names and handlers.
     pub methods: &'static [(&'static str, Handler)],
 }
 
-/// What answers the calls of a method.
+/// The handler of a method.
 #[derive(Clone, Copy, Debug)]
 pub enum Handler {
-    /// The health service, once.
+    /// The health service's unary call.
     Check,
-    /// The health service, at each change.
+    /// The health service's stream.
     Watch,
     /// Mixer's front end.
     Mixer(Method),
@@ -49,7 +49,7 @@ impl Handler {
     }
 }
 
-/// The routes. Health, and the numbers of calls, have an entry for each service.
+/// The routes. Health and call counters have an entry for each service.
 pub const SERVICES: [Service; 12] = [
     Service {
         name: "metric.HandleMetricService",
@@ -117,8 +117,7 @@ pub const SERVICES: [Service; 12] = [
     },
 ];
 
-/// The handler of the method at a path, and the index of its service in
-/// [`SERVICES`].
+/// The handler of the method at a path, and its service's index in [`SERVICES`].
 pub(super) fn route(path: &str) -> Option<(usize, Handler)> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let at = SERVICES.iter().position(|known| known.name == service)?;

@@ -1,11 +1,11 @@
-//! `envoy.service.auth.v3.Authorization`: Envoy asks whether a request, or a TCP
-//! connection, may go on.
+//! `envoy.service.auth.v3.Authorization`: Envoy checks whether a request or a TCP
+//! connection may proceed.
 //!
 //! | module | what flows there |
 //! |---|---|
-//! | [`without_body`] | a message that arrives in pieces, less the body of the request it describes |
-//! | [`question`] | a message, walked in place, to what is asked |
-//! | [`settings`] | the flags, checked |
+//! | [`without_body`] | a message in pieces, without the body of the request it describes |
+//! | [`question`] | a message, walked in place, to the checked attributes |
+//! | [`settings`] | the validated flags |
 //! | [`authorizer`] | a message to its verdict |
 //! | [`answer`] | a verdict to a CheckResponse |
 //! | [`audit`] | question and verdict to a record |

@@ -1,5 +1,5 @@
-//! `authorization`: a token among the subject's properties, a verdict, and what
-//! is left of it in a file.
+//! `authorization`: checks a token from the subject's properties, answers, and
+//! optionally writes an audit record.
 
 use std::sync::Arc;
 
@@ -25,11 +25,11 @@ use crate::refusal::{Reason, Refusal};
 const PERMISSION_DENIED: i32 = 7;
 const UNAUTHORIZED: u32 = 401;
 const DIRECT_RESPONSE: &str = "type.googleapis.com/istio.policy.v1beta1.DirectHttpResponse";
-/// The property that the book's adapter looks at.
+/// The property that the book's adapter reads.
 const PROPERTY: &str = "custom_token_header";
 
-/// How long and how often an allow may be reused. An allow with neither would be
-/// taken by Mixer for no answer at all, and kept for a minute.
+/// How long and how often an allow may be reused. Mixer takes an allow with neither for
+/// a missing answer, and caches it for a minute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Terms {
     valid: Duration,
@@ -46,29 +46,29 @@ impl Terms {
     fn of(params: &Params) -> Self {
         let default = Self::default();
         let valid = params.valid_duration.unwrap_or(default.valid);
-        // Never 0: with a duration of 0 it is a use that has expired when it
-        // arrives, so that every request is asked about.
+        // Never 0: with a duration of 0, one use has expired on arrival, so that every
+        // request is checked.
         let uses = if params.valid_use_count == 0 { default.uses } else { params.valid_use_count };
         Self { valid, uses }
     }
 }
 
-/// Judges requests.
+/// The authorization service.
 #[derive(Debug)]
 pub struct Authorizer {
-    /// Rules for all handlers, beside their own keys.
+    /// Rules for all handlers, in addition to their own keys.
     pub policy: Arc<Policy>,
-    /// Where records of verdicts go, unless there is no volume.
+    /// For audit records; `None` without a volume.
     pub journal: Option<Arc<Journal>>,
-    /// What is counted.
+    /// Its counters.
     pub counters: Arc<Counters>,
 }
 
 impl Authorizer {
-    /// Judges one request. A record of it goes to the handler's file, if it has
-    /// one, and changes nothing of the verdict.
+    /// Judges one request. Writes an audit record to the handler's file, if it has one;
+    /// a failed write does not change the verdict.
     pub fn authorize(&self, message: &[u8]) -> Result<Bytes, Refusal> {
-        // The instance, in as many parts as it came in.
+        // The parts of the instance, usually one.
         let mut parts = Vec::new();
         let any = config::in_request(message, |part| parts.push(part))?;
         let config = config::read(any)?;
@@ -81,7 +81,7 @@ impl Authorizer {
         };
         let token = match check(&config) {
             Ok(()) => record.lookup(SUBJECT_PROPERTIES, property.as_bytes()),
-            // Whoever wrote these params meant something else: nobody gets in.
+            // The params are not what their author meant: deny.
             Err(_) => {
                 self.counters.refused(Reason::Config);
                 Value::Absent
@@ -102,7 +102,7 @@ impl Authorizer {
         })
     }
 
-    /// Mixer authenticates nobody to us, so there is no principal.
+    /// Mixer does not authenticate peers, so there is no principal.
     fn judge(&self, value: Value, config: &Config) -> Verdict {
         let token = token(value);
         match config {
@@ -134,7 +134,7 @@ impl Authorizer {
     }
 }
 
-/// The token in a property. A value that isn't a string is none.
+/// The token in a property; only strings count.
 pub fn token(value: Value) -> Token {
     match value {
         Value::String(text) => Token::Given(text),
@@ -142,7 +142,7 @@ pub fn token(value: Value) -> Token {
     }
 }
 
-/// What is wrong with the params of an authorization handler, if anything.
+/// Checks the params of an authorization handler.
 pub(super) fn check(config: &Config) -> Result<(), Refusal> {
     match config {
         Config::Own(params) => params.denied.as_ref().map_or(Ok(()), |denied| denial_code(denied).map(drop)),
@@ -150,8 +150,8 @@ pub(super) fn check(config: &Config) -> Result<(), Refusal> {
     }
 }
 
-/// The HTTP status that the denied are sent: an error, or a client would take
-/// the denial for an answer.
+/// The HTTP status of a denial. It must be an error, or a client would take the denial
+/// for an answer.
 fn denial_code(denied: &Denied) -> Result<u32, Refusal> {
     match denied.code {
         0 => Ok(UNAUTHORIZED),
@@ -163,7 +163,7 @@ fn denial_code(denied: &Denied) -> Result<u32, Refusal> {
     }
 }
 
-/// An OK, to be reused within `terms`.
+/// An OK that may be reused within `terms`.
 pub(super) fn allow(terms: &Terms) -> Bytes {
     let result = CheckResult {
         status: Some(Status::default()),
@@ -173,8 +173,7 @@ pub(super) fn allow(terms: &Terms) -> Bytes {
     result.encode_to_vec().into()
 }
 
-/// A denial, never to be reused, with what the caller is sent if the handler
-/// says so.
+/// A denial that is never reused, with the handler's response to the caller, if any.
 fn deny(denied: Option<&Denied>) -> Bytes {
     let status = Status {
         code: PERMISSION_DENIED,

@@ -1,5 +1,5 @@
-//! `InfrastructureBackend`: sessions that need no state, and a check of a
-//! handler's params before they are used.
+//! `InfrastructureBackend`: sessions without state, and validation of a handler's
+//! params.
 
 use super::authorization;
 use super::config::{self, Any, Config};
@@ -13,7 +13,7 @@ use crate::volume::Volume;
 const OK: i32 = 0;
 const INVALID_ARGUMENT: i32 = 3;
 
-/// What is wrong with the params of a handler, if anything.
+/// Validates the params of a handler.
 pub fn validate(request: &ValidateRequest, volume: Option<&Volume>) -> ValidateResponse {
     let any = request
         .adapter_config
@@ -40,12 +40,12 @@ fn check(config: &Config, volume: Option<&Volume>) -> Result<(), Refusal> {
     }
 }
 
-/// A session is a name and nothing more: every request brings what it needs.
+/// A session is only a name: every request is self-contained.
 pub fn create_session(id: u64) -> CreateSessionResponse {
     CreateSessionResponse { session_id: format!("{id:016x}"), status: Some(status(OK, String::new())) }
 }
 
-/// Nothing to let go of.
+/// There is nothing to release.
 pub fn close_session() -> CloseSessionResponse {
     CloseSessionResponse { status: Some(status(OK, String::new())) }
 }

@@ -1,8 +1,8 @@
-//! A handler's params, as they come with every request in `adapter_config`.
+//! A handler's params: the `adapter_config` of every request.
 //!
-//! Our own adapter resource brings `mygrpcadapter.config.v1.Params`. Any other
-//! package's `Params` is an operator's old resource: of that, field 1 is read,
-//! and what it means is the called service's affair.
+//! Our own adapter resource sends `mygrpcadapter.config.v1.Params`. Another package's
+//! `Params` belongs to an existing resource of an operator: only field 1 is read, and
+//! the called service interprets it.
 
 use prost::Message;
 
@@ -18,14 +18,14 @@ pub const OWN_TYPE: &str = "mygrpcadapter.config.v1.Params";
 /// An `Any`, borrowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Any<'a> {
-    /// Ends in `/` and the full name of the message.
+    /// A URL that ends in `/` and the full name of the message.
     pub type_url: &'a [u8],
-    /// The message.
+    /// The encoded message.
     pub value: &'a [u8],
 }
 
 impl<'a> Any<'a> {
-    /// Reads an `Any` on top of what was read before it.
+    /// Merges an encoded `Any` into this one.
     pub fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
         while let Some(tag) = reader.tag()? {
@@ -45,8 +45,8 @@ impl<'a> Any<'a> {
     }
 }
 
-/// Reads the `adapter_config` of a request of any template, and shows each of
-/// its instances, or parts of its one instance, undecoded.
+/// Reads the `adapter_config` of a request of any template, and passes each of its
+/// instances, or parts of its one instance, to `instance`.
 pub fn in_request<'a>(message: &'a [u8], mut instance: impl FnMut(&'a [u8])) -> Result<Any<'a>, Malformed> {
     let mut any = Any::default();
     let mut reader = Reader::new(message);
@@ -68,18 +68,17 @@ pub fn in_request<'a>(message: &'a [u8], mut instance: impl FnMut(&'a [u8])) -> 
     Ok(any)
 }
 
-/// What a handler asks for.
+/// The params of a handler.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Config<'a> {
-    /// Field 1 of a `Params` that isn't ours, and of no params at all; empty if
-    /// not set.
+    /// Field 1 of another package's `Params`; empty if unset or without params.
     Foreign(&'a [u8]),
     /// Our own.
     Own(Box<Params>),
 }
 
 impl Config<'_> {
-    /// The file that reports go to, as received; empty if not set.
+    /// The file for reports, as received; empty if unset.
     pub fn file_path(&self) -> &[u8] {
         match self {
             Self::Foreign(first) => first,
@@ -87,7 +86,7 @@ impl Config<'_> {
         }
     }
 
-    /// What records look like, if the handler says so.
+    /// The format of records, if set.
     pub fn format(&self) -> Option<Format> {
         let Self::Own(params) = self else { return None };
         match params.format() {
@@ -98,8 +97,8 @@ impl Config<'_> {
     }
 }
 
-/// Reads `adapter_config`. None at all, or one without a value, is a handler
-/// without params and gets the defaults.
+/// Reads `adapter_config`. If it is absent or has no value, the handler gets the
+/// defaults.
 pub fn read<'a>(any: Any<'a>) -> Result<Config<'a>, Refusal> {
     if any.value.is_empty() {
         return Ok(Config::Foreign(&[]));

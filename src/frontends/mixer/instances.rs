@@ -1,4 +1,4 @@
-//! Instances by template.
+//! Counters of instances by template.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::templates::REPORTS;
 use crate::metrics::{Counter, Export, Family, Page};
 use crate::template::Template;
 
-/// A counter for each template of a report.
+/// A counter for each report template.
 #[derive(Debug)]
 pub struct Instances(Family<{ REPORTS.len() }>);
 
@@ -22,7 +22,7 @@ impl Default for Instances {
 }
 
 impl Instances {
-    /// The counter of a template; one that is not shown for a template of no report.
+    /// The counter of a template; an unexported one for other templates.
     pub fn of(&self, template: &Template) -> Arc<Counter> {
         let at = REPORTS.iter().position(|known| known.name == template.name);
         at.map_or_else(Arc::default, |at| Arc::clone(self.0.at(at)))

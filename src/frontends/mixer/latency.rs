@@ -1,4 +1,4 @@
-//! A log entry's variables to an observation of latency.
+//! From a log entry's variables to an observation of latency.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ struct Variables<'a> {
 }
 
 impl<'a> Variables<'a> {
-    /// Finds them in one pass.
+    /// Collects them in one pass.
     fn of(record: &Record<'a>) -> Self {
         let mut found = Self::default();
         let Some(Value::Map(entries)) = record.values.get(VARIABLES) else { return found };
@@ -38,7 +38,7 @@ impl<'a> Variables<'a> {
     }
 }
 
-/// Notes the latency of one log entry.
+/// Adds the latency of one log entry to the observations of its request.
 pub fn note(record: &Record, histogram: &Histogram, observations: &mut Observations) {
     let variables = Variables::of(record);
     let observation = Observation {
@@ -63,7 +63,7 @@ fn shown<'a>(record: &Record, value: Value<'a>) -> Cow<'a, [u8]> {
     }
 }
 
-/// A latency in seconds, if it can be one.
+/// A latency in seconds; `None` for other types and for invalid durations.
 fn seconds(latency: Value) -> Option<f64> {
     match latency {
         Value::Duration(Some(span)) if span.seconds >= 0 && (0..NANOS).contains(&span.nanos) => {

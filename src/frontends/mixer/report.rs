@@ -17,14 +17,14 @@ use crate::refusal::{Reason, Refusal};
 use crate::render::{Format, Style};
 use crate::template::Template;
 
-/// The most instances one request may bring.
+/// Limit on the instances of one request.
 pub const MAX_INSTANCES: usize = 65_536;
-/// The most bytes one request may become.
+/// Limit on the rendered bytes of one request.
 pub const MAX_RENDERED: usize = 8 * 1024 * 1024;
-/// What is kept of a buffer that a request was too large for.
+/// Capacity kept of a buffer after a failed render.
 const KEPT: usize = 512 * 1024;
 
-/// Refuses what nobody waits for any more.
+/// Refuses a request whose deadline has passed.
 fn in_time(patience: &Patience) -> Result<(), Refusal> {
     if patience.is_over() { Err(Refusal::late()) } else { Ok(()) }
 }
@@ -34,19 +34,18 @@ fn too_long() -> Refusal {
     Refusal::new(Reason::Rendered, text)
 }
 
-/// A request of the report family, with its config read and its instances not
-/// yet looked into.
+/// A request of the report family: its config is decoded, its instances are not.
 #[derive(Debug)]
 pub struct Report<'a> {
     message: &'a [u8],
-    /// What its handler asks for.
+    /// The handler's params.
     pub config: Config<'a>,
-    /// How many instances it has.
+    /// The number of instances.
     pub instances: usize,
 }
 
 impl<'a> Report<'a> {
-    /// Reads all of a request but its instances.
+    /// Reads a request, except for its instances.
     pub fn read(message: &'a [u8]) -> Result<Self, Refusal> {
         let mut instances = 0_usize;
         let any = config::in_request(message, |_| instances += 1)?;
@@ -57,12 +56,11 @@ impl<'a> Report<'a> {
         Ok(Self { message, config: config::read(any)?, instances })
     }
 
-    /// Appends all its instances to `out`: the walkthrough's text, or lines of
-    /// JSON. `note` sees every record.
+    /// Appends all instances to `out`: the walkthrough's text, or lines of JSON. Passes
+    /// every record to `note`.
     ///
-    /// `out` grows once at the most, to all that a request may become: memory is
-    /// taken only where it is written, and a buffer that doubles would be there
-    /// twice.
+    /// `out` grows at most once, to the upper bound of the request: untouched pages
+    /// cost nothing, while doubling a buffer would need its memory twice.
     pub fn render(
         &self,
         template: &Template,
@@ -96,7 +94,7 @@ impl<'a> Report<'a> {
         Err(whole.map_or_else(Refusal::from, |_| too_long()))
     }
 
-    /// Reads all its instances, and renders none.
+    /// Reads all instances without rendering them.
     pub fn read_all(&self, template: &Template, mut note: impl FnMut(&Record)) -> Result<(), Refusal> {
         walk::instances(self.message, template, &mut |record, _| {
             note(record);
@@ -106,7 +104,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Sees to it that `bytes` more fit into `out`, if it stays within `limit`.
+/// Makes room for `bytes` more in `out`, within `limit`; returns whether there is.
 fn make_room(bytes: usize, limit: usize, out: &mut Vec<u8>) -> bool {
     let left = limit.saturating_sub(out.len());
     if bytes > left {
@@ -114,7 +112,7 @@ fn make_room(bytes: usize, limit: usize, out: &mut Vec<u8>) -> bool {
     }
     if bytes > out.capacity() - out.len() {
         memory::give_back();
-        // One more for the end of the request.
+        // One more byte for the end of the request.
         out.reserve_exact(left + 1);
     }
     true
@@ -124,7 +122,7 @@ fn no_volume() -> Refusal {
     Refusal::new(Reason::NoVolume, "there is no volume to write to: --volume none")
 }
 
-/// Appends one record as a request of its own.
+/// Appends one record as its own request.
 pub fn render_one(
     template: &Template,
     file_path: &[u8],
@@ -140,20 +138,20 @@ pub fn render_one(
     if out.len() - start > MAX_RENDERED { Err(too_long()) } else { Ok(()) }
 }
 
-/// Takes reports.
+/// The report services.
 #[derive(Debug)]
 pub struct Reports {
-    /// Where records go, unless there is no volume.
+    /// For records; `None` without a volume.
     pub journal: Option<Arc<Journal>>,
-    /// What log entries are added to.
+    /// The histogram of log entries.
     pub histogram: Arc<Histogram>,
     /// Instances by template.
     pub instances: Arc<Instances>,
 }
 
 impl Reports {
-    /// Appends a report to its file and waits until it is written; log entries are
-    /// added to the histogram, too. An empty message is the whole answer.
+    /// Appends a report to its file and waits until it is written; also adds log
+    /// entries to the histogram. The answer is an empty message.
     pub async fn take<H>(
         &self,
         template: &Template,
@@ -173,7 +171,7 @@ impl Reports {
             }
         };
         let path = report.config.file_path();
-        // A log entry needs no file; the histogram is enough.
+        // A log entry needs no file: the histogram is enough.
         if path.is_empty() && observed {
             in_time(&patience)?;
             report.read_all(template, |record| note(record, &mut observations))?;
@@ -195,7 +193,7 @@ impl Reports {
             Late::Caller => Refusal::late(),
         })??;
         let pending = journal.append(room, &to, tally, render)?;
-        // Rendered, it needs nothing of the bounds any more.
+        // After rendering the message and its permit can be released.
         drop(message);
         pending.written().await?;
         Ok(Bytes::new())

@@ -1,12 +1,13 @@
-//! The templates whose instances become records: a table each.
+//! The templates whose instances become records, one table each.
 //!
-//! To add one: a table here, its method in [`super::Method`], its definition in
-//! `proto/mixer/template`. A test compares the tables with the definitions.
+//! A new template needs a table here, its method in [`super::Method`], and its
+//! definition in `proto/mixer/template`. A test compares the tables with the
+//! definitions.
 
 use crate::template::{Column, Kind, Template};
 
-/// `metric`: a number with its dimensions. The walkthrough's text shows nothing
-/// of the monitored resource.
+/// `metric`: a number with its dimensions. The walkthrough's text omits the monitored
+/// resource.
 pub const METRIC: Template = Template {
     call: "HandleMetric",
     name: "metric",
@@ -61,7 +62,7 @@ pub const TRACESPAN: Template = Template {
     ],
 };
 
-/// `edge`: who talks to whom.
+/// `edge`: a source and a destination.
 pub const EDGE: Template = Template {
     call: "HandleEdge",
     name: "edge",
@@ -82,7 +83,7 @@ pub const EDGE: Template = Template {
     ],
 };
 
-/// `reportnothing`: a name and nothing else.
+/// `reportnothing`: only a name.
 pub const REPORTNOTHING: Template =
     Template { call: "HandleReportNothing", name: "reportnothing", columns: &[] };
 
@@ -97,7 +98,7 @@ pub const SUBJECT_PROPERTIES: usize = 3;
 const SUBJECT: i32 = 1;
 const ACTION: i32 = 2;
 
-/// `authorization`: who asks, what for, and the verdict.
+/// `authorization`: subject, action, and the verdict.
 pub const AUTHORIZATION: Template = Template {
     call: "HandleAuthorization",
     name: "authorization",

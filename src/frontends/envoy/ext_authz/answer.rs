@@ -1,24 +1,24 @@
-//! Verdicts to CheckResponses.
+//! Encodes verdicts as CheckResponses.
 //!
-//! An answer depends on nothing but the verdict and the settings, so all of them
-//! are made at start, and nothing of a request can get into one. Each carries a
-//! status, because Envoy takes a CheckResponse without one for an allow. No
-//! header is marked `append`: Envoy would drop it.
+//! An answer depends only on the verdict and the settings, so all answers are encoded
+//! at start, and none contains data of a request. Each has a status, because Envoy
+//! takes a CheckResponse without one for an allow. No header is marked `append`: Envoy
+//! would drop it.
 
 use bytes::Bytes;
 
 use super::settings::{Denied, Settings};
 use crate::policy::{Outcome, Verdict};
 
-/// gRPC's PERMISSION_DENIED and UNAVAILABLE. Envoy looks at nothing but whether
-/// it is zero.
+/// gRPC's PERMISSION_DENIED and UNAVAILABLE. Envoy only checks whether the status is
+/// zero.
 const PERMISSION_DENIED: u64 = 7;
 const UNAVAILABLE: u64 = 14;
-/// The HTTP status where there is no verdict.
+/// The HTTP status without a verdict.
 const SERVICE_UNAVAILABLE: u16 = 503;
 const UNAUTHORIZED: u16 = 401;
 
-/// CheckResponses, encoded.
+/// Encoded CheckResponses.
 #[derive(Debug)]
 pub struct Answers {
     by_verdict: [Bytes; Verdict::ALL.len()],
@@ -26,7 +26,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Encodes all of them.
+    /// Encodes all answers.
     pub fn new(settings: &Settings) -> Self {
         let denied = &settings.denied;
         Self {
@@ -46,7 +46,7 @@ impl Answers {
         self.by_verdict[verdict as usize].clone()
     }
 
-    /// The denial where there is no verdict.
+    /// The denial without a verdict.
     pub fn failed(&self) -> Bytes {
         self.failed.clone()
     }
@@ -88,7 +88,7 @@ fn deny(status: u64, code: u16, denied: &Denied, reason: &str) -> Bytes {
     out.into()
 }
 
-/// A HeaderValueOption, which replaces a header of this name.
+/// A HeaderValueOption that replaces a header of this name.
 fn header(name: &str, value: &[u8]) -> Vec<u8> {
     let pair = message(|out| {
         bytes(out, 1, name.as_bytes());
@@ -97,7 +97,7 @@ fn header(name: &str, value: &[u8]) -> Vec<u8> {
     message(|out| bytes(out, 1, &pair))
 }
 
-/// The Struct `{"reason": "..."}`, which Envoy keeps as dynamic metadata of
+/// The Struct `{"reason": "..."}`, which becomes dynamic metadata of
 /// `envoy.filters.http.ext_authz`.
 fn metadata(reason: &str) -> Vec<u8> {
     let value = message(|out| bytes(out, 3, reason.as_bytes()));
@@ -114,14 +114,14 @@ fn message(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-/// A field that is a string, bytes or a message. `field` is below 16.
+/// A length-delimited field. `field` is below 16.
 fn bytes(out: &mut Vec<u8>, field: u8, content: &[u8]) {
     out.push(field << 3 | 2);
     varint(out, content.len() as u64);
     out.extend_from_slice(content);
 }
 
-/// A field that is a number. `field` is below 16.
+/// A varint field. `field` is below 16.
 fn number(out: &mut Vec<u8>, field: u8, value: u64) {
     out.push(field << 3);
     varint(out, value);

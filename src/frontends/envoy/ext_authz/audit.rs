@@ -44,7 +44,7 @@ pub fn render(out: &mut Vec<u8>, format: Format, question: &Question, verdict: V
     Check { words: words(question, verdict), values: values(question) }.render(out, format);
 }
 
-/// What is ours to say.
+/// The members with constant values.
 fn words(question: &Question, verdict: Verdict) -> [(&'static str, &'static str); 3] {
     let kind = match question.kind {
         Kind::Http => "http",
@@ -53,7 +53,7 @@ fn words(question: &Question, verdict: Verdict) -> [(&'static str, &'static str)
     [("verdict", verdict.outcome().label()), ("reason", verdict.reason()), ("kind", kind)]
 }
 
-/// What came with the question.
+/// The values of the request.
 fn values<'a>(question: &Question<'a>) -> [(&'static str, &'a [u8]); VALUES] {
     [
         ("method", question.method),

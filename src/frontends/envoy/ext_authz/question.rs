@@ -1,15 +1,15 @@
-//! A CheckRequest, walked in place, to what it asks.
+//! Reads a CheckRequest in place.
 //!
-//! The walk looks into what a verdict and its record need and passes over the
-//! rest by its length: bodies, metadata, certificates. It goes on after the
-//! token was found, because a token that comes twice is none.
+//! The walk reads only the fields that a verdict and its record need, and skips the
+//! others by their length: bodies, metadata, certificates. It continues after the
+//! token, because a repeated token counts as none.
 
 use records::protobuf::wire::{MAX_ENTRIES, Malformed, Reader, Tag, WireType};
 
 use super::settings::MAX_AUTH_HEADERS;
 use crate::policy::Token;
 
-/// Field numbers of CheckRequest, AttributeContext and what is in it.
+/// Field numbers of CheckRequest, AttributeContext and their messages.
 pub(super) mod field {
     pub(in super::super) const ATTRIBUTES: i32 = 1;
 
@@ -30,7 +30,7 @@ pub(super) mod field {
 
     pub(in super::super) const HEADER_MAP_HEADERS: i32 = 1;
 
-    /// Of an entry of `headers` as well as of a HeaderValue.
+    /// In an entry of `headers` and in a HeaderValue.
     pub(in super::super) const HEADER_NAME: i32 = 1;
     pub(in super::super) const HEADER_VALUE: i32 = 2;
     pub(in super::super) const HEADER_RAW_VALUE: i32 = 3;
@@ -39,60 +39,60 @@ pub(super) mod field {
 const REQUEST_ID: &[u8] = b"x-request-id";
 const BEARER: &[u8] = b"bearer";
 
-/// What a check is about.
+/// The subject of a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
-    /// A connection: the message has no HTTP request.
+    /// A TCP connection: the message has no HTTP request.
     #[default]
     Tcp,
-    /// A request.
+    /// An HTTP request.
     Http,
 }
 
-/// What Envoy asks, borrowed from its message: bytes as they came, most often
-/// UTF-8; empty where nothing came.
+/// The attributes of a check, borrowed from the message: raw bytes, usually UTF-8;
+/// empty if absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Question<'a> {
-    /// What it is about.
+    /// The subject.
     pub kind: Kind,
-    /// The token, from the first of the configured headers that is there.
+    /// The token, from the first configured header that is present.
     pub token: Token<'a>,
     /// The request's method.
     pub method: &'a [u8],
-    /// The request's host; of a connection, the name the peer asked for (SNI).
+    /// The request's host; for a connection, the requested server name (SNI).
     pub host: &'a [u8],
     /// The request's path without query and fragment.
     pub path: &'a [u8],
-    /// The identity of the peer, authenticated by mTLS.
+    /// The peer's identity, authenticated by mTLS.
     pub source_principal: &'a [u8],
-    /// The identity of the workload that the request is for.
+    /// The identity of the destination workload.
     pub destination_principal: &'a [u8],
     /// The request's `x-request-id`.
     pub request_id: &'a [u8],
 }
 
 impl<'a> Question<'a> {
-    /// Reads a CheckRequest. `auth_headers` are the names of headers with a
-    /// token, in lower case; the first one that is there counts.
+    /// Reads a CheckRequest. `auth_headers` are the lower-case names of headers with a
+    /// token; the first one present counts.
     pub fn read(message: &'a [u8], auth_headers: &[Box<[u8]>]) -> Result<Self, Malformed> {
         let mut walk = Walk::new(auth_headers);
         walk.message(message)?;
         Ok(walk.end())
     }
 
-    /// The peer's identity, if it has one.
+    /// The peer's identity, if any.
     pub fn principal(&self) -> Option<&'a [u8]> {
         (!self.source_principal.is_empty()).then_some(self.source_principal)
     }
 }
 
-/// A walk under way. What occurs twice is read as protobuf has it: messages are
-/// merged, of other fields the last one counts.
+/// The state of a walk. Repeated fields follow protobuf: messages merge, of other
+/// fields the last one counts.
 struct Walk<'a, 'h> {
     question: Question<'a>,
     sni: &'a [u8],
     auth_headers: &'h [Box<[u8]>],
-    /// What the header of the same index brought.
+    /// The token from the header at the same index.
     tokens: [Token<'a>; MAX_AUTH_HEADERS],
     headers: usize,
 }
@@ -163,7 +163,7 @@ impl<'a, 'h> Walk<'a, 'h> {
         })
     }
 
-    /// An entry of `headers`, or a HeaderValue, of which `raw_value` goes before
+    /// An entry of `headers`, or a HeaderValue, whose `raw_value` takes precedence over
     /// `value`.
     fn header(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let (mut name, mut value, mut raw_value) = (&[][..], &[][..], &[][..]);
@@ -184,7 +184,7 @@ impl<'a, 'h> Walk<'a, 'h> {
         Ok(())
     }
 
-    /// A header with a token is kept as nothing else.
+    /// A header with a token is used for nothing else.
     fn take(&mut self, name: &[u8], value: &'a [u8]) {
         let mut names = self.auth_headers.iter().zip(&mut self.tokens);
         if let Some((_, token)) = names.find(|(header, _)| name.eq_ignore_ascii_case(header)) {
@@ -210,7 +210,7 @@ fn peer<'a>(message: &'a [u8], principal: &mut &'a [u8], service: &mut &'a [u8])
     })
 }
 
-/// Shows every field of a message.
+/// Passes every field of a message to `see`.
 fn fields<'a>(
     message: &'a [u8],
     mut each: impl FnMut(&mut Reader<'a>, Tag) -> Result<(), Malformed>,
@@ -222,7 +222,7 @@ fn fields<'a>(
     Ok(())
 }
 
-/// The content of a field that is a string, bytes or a message.
+/// The content of a length-delimited field.
 fn content<'a>(reader: &mut Reader<'a>, tag: Tag) -> Result<&'a [u8], Malformed> {
     tag.expect(WireType::Bytes)?;
     reader.bytes()
@@ -232,8 +232,8 @@ fn without_query(path: &[u8]) -> &[u8] {
     path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default()
 }
 
-/// `abc` of `Bearer abc` in the header `authorization`; a value of another
-/// scheme, or of another header, is the token as it stands.
+/// `abc` of `Bearer abc` in the header `authorization`; otherwise the whole value is
+/// the token.
 fn without_scheme<'a>(header: &[u8], value: &'a [u8]) -> &'a [u8] {
     if !header.eq_ignore_ascii_case(b"authorization") {
         return value;

@@ -1,39 +1,39 @@
-//! How checks are answered: what the flags say, checked once at start.
+//! Settings for answers: the flags, validated at start.
 
 use http::{HeaderName, HeaderValue};
 
 /// The header of the published walkthrough.
 pub const DEFAULT_AUTH_HEADER: &str = "x-custom-token";
-/// The most headers that may carry a token.
+/// Limit on the number of headers with a token.
 pub const MAX_AUTH_HEADERS: usize = 8;
-/// The longest body of a denial, and the longest value of one of its headers.
+/// Length limit of a denial's body and header values.
 const MAX_TEXT: usize = 16 * 1024;
 
-/// What is sent where there is no verdict.
+/// The answer without a verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
-    /// A denial (503), which holds even with Envoy's `failOpen`.
+    /// A denial (503), which overrides Envoy's `failOpen`.
     #[default]
     Deny,
     /// The status UNAVAILABLE: Envoy's `statusOnError` and `failOpen` decide.
     Unavailable,
 }
 
-/// How checks are answered. Nothing in it can break a header: all of it has
-/// been through [`Flags::check`].
+/// Settings for answers. [`Flags::check`] has validated all values, so none can break a
+/// header.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Headers with a token, in lower case; the first one that is there counts.
+    /// Headers with a token, in lower case; the first one present counts.
     pub(super) auth_headers: Vec<Box<[u8]>>,
-    /// Whether those headers are taken off an allowed request.
+    /// Whether to remove those headers from an allowed request.
     pub(super) remove_token: bool,
-    /// What a denied request is sent.
+    /// The response to a denied request.
     pub(super) denied: Denied,
-    /// What is sent where there is no verdict.
+    /// The answer without a verdict.
     pub(super) on_error: OnError,
 }
 
-/// What a denied request is sent.
+/// The response to a denied request.
 #[derive(Clone, Debug)]
 pub(super) struct Denied {
     pub(super) code_no_token: u16,
@@ -43,15 +43,15 @@ pub(super) struct Denied {
     pub(super) www_authenticate: Option<HeaderValue>,
 }
 
-/// The flags, as typed.
+/// The flags as given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// `--auth-header NAME`, repeatable: headers with a token. None is
+    /// `--auth-header NAME`, repeatable: headers with a token. Default:
     /// [`DEFAULT_AUTH_HEADER`].
     pub auth_header: Vec<String>,
-    /// `--auth-remove-header`: take them off an allowed request.
+    /// `--auth-remove-header`: remove them from an allowed request.
     pub auth_remove_header: bool,
-    /// `--auth-missing-code CODE`: the HTTP status for no token (401).
+    /// `--auth-missing-code CODE`: the HTTP status without a token (401).
     pub auth_missing_code: Option<u16>,
     /// `--auth-denied-code CODE`: the HTTP status of any other denial (403).
     pub auth_denied_code: Option<u16>,
@@ -63,13 +63,12 @@ pub struct Flags {
     /// `--auth-www-authenticate CHALLENGE`: the header of that name, sent with
     /// status 401 (none).
     pub auth_www_authenticate: Option<String>,
-    /// `--auth-on-error deny|unavailable`: what is sent where there is no
-    /// verdict.
+    /// `--auth-on-error deny|unavailable`: the answer without a verdict.
     pub auth_on_error: OnError,
 }
 
 impl Flags {
-    /// Checks them. An error names the flag and what is wrong with it.
+    /// Validates the flags. An error names the flag and the problem.
     pub fn check(self) -> Result<Settings, String> {
         if self.auth_denied_body.len() > MAX_TEXT {
             return Err(format!("--auth-denied-body: longer than {MAX_TEXT} bytes; send less"));
@@ -90,7 +89,7 @@ impl Flags {
     }
 }
 
-/// The names of headers, in lower case, each once.
+/// Header names in lower case, without duplicates.
 fn names(typed: Vec<String>) -> Result<Vec<Box<[u8]>>, String> {
     let mut names: Vec<Box<[u8]>> = Vec::new();
     for text in typed {
@@ -111,7 +110,7 @@ fn names(typed: Vec<String>) -> Result<Vec<Box<[u8]>>, String> {
     }
 }
 
-/// An HTTP status that a client takes for a denial.
+/// An HTTP status that clients take for a denial.
 fn code(flag: &str, code: u16) -> Result<u16, String> {
     match code {
         400..=599 => Ok(code),
@@ -119,7 +118,7 @@ fn code(flag: &str, code: u16) -> Result<u16, String> {
     }
 }
 
-/// The value of a header: visible ASCII, spaces and tabs.
+/// A header value: visible ASCII, spaces and tabs.
 fn value(flag: &str, typed: Option<String>) -> Result<Option<HeaderValue>, String> {
     let Some(text) = typed.filter(|text| !text.is_empty()) else { return Ok(None) };
     match HeaderValue::from_str(&text) {

@@ -1,33 +1,33 @@
-//! A CheckRequest that arrives in pieces, less what no verdict needs: the body
+//! Receives a CheckRequest in pieces, without the parts that no verdict needs: the body
 //! of the request it describes, metadata, and unknown fields.
 //!
-//! What is kept is a CheckRequest again, so that there is one way to read it.
-//! Where a field is left out, the lengths of the messages around it are written
-//! anew in the bytes they had.
+//! The kept bytes are a CheckRequest again, so that there is one reader. When a field
+//! is left out, the lengths of the enclosing messages are rewritten in place, without
+//! changing their size.
 
 use records::protobuf::wire::{Malformed, Reader, WireType};
 
 use super::question::field;
 
-/// The most bytes that are kept: several times Envoy's limit on headers.
+/// Limit on the kept bytes: several times Envoy's limit on headers.
 pub const MAX_KEPT: usize = 512 * 1024;
 /// What is kept of most messages, and of few of them more.
 const USUAL: [usize; 2] = [4 * 1024, 16 * 1024];
-/// The messages that are looked into, one in the other: attributes, request, http.
+/// The depth of the parsed messages: attributes, request, http.
 const MAX_DEPTH: usize = 3;
 
-/// A message under way.
+/// The state of a partially received message.
 #[derive(Debug, Default)]
 pub struct WithoutBody {
     kept: Vec<u8>,
-    /// Where in `kept` the tag begins that is not complete yet.
+    /// The start of an incomplete tag in `kept`.
     header: usize,
-    /// How many bytes were pushed and looked at.
+    /// The number of bytes consumed.
     taken: u64,
-    /// What becomes of the content of the field that is under way, and how many
-    /// bytes of it are still to come.
+    /// The treatment of the current field's content, and how many of its bytes are
+    /// missing.
     content: Content,
-    /// The messages that the next field is in, the innermost last.
+    /// The messages around the next field, the innermost last.
     around: [Around; MAX_DEPTH],
     depth: usize,
 }
@@ -40,14 +40,14 @@ enum Content {
     Drop(u64),
 }
 
-/// A message that has begun.
+/// An open message.
 #[derive(Clone, Copy, Debug, Default)]
 struct Around {
-    /// Where it ends, counted as `taken` is.
+    /// Its end, in the units of `taken`.
     end: u64,
-    /// How long what is kept of it is.
+    /// The length of its kept part.
     length: u64,
-    /// Where in `kept` that length is written, and in how many bytes.
+    /// The offset of that length in `kept`, and its size in bytes.
     at: usize,
     width: usize,
 }
@@ -56,13 +56,13 @@ struct Around {
 struct Header {
     field: i32,
     length: u64,
-    /// Whether the content is a string, bytes or a message.
+    /// Whether it is length-delimited.
     bytes: bool,
-    /// How many bytes the tag is long.
+    /// The length of the tag in bytes.
     tag: usize,
 }
 
-/// What becomes of a field.
+/// The treatment of a field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Action {
     Enter,
@@ -70,7 +70,7 @@ enum Action {
     Drop,
 }
 
-/// What becomes of a field of the message that is `depth` messages deep.
+/// The treatment of a field in a message at this depth.
 fn action(depth: usize, number: i32) -> Action {
     match (depth, number) {
         (0, field::ATTRIBUTES) | (1, field::REQUEST) | (2, field::REQUEST_HTTP) => Action::Enter,
@@ -124,7 +124,7 @@ impl WithoutBody {
         Ok(())
     }
 
-    /// What was kept of a message that ends here.
+    /// Ends the message and returns its kept part.
     pub fn end(self) -> Result<Vec<u8>, Malformed> {
         let whole = self.depth == 0 && self.header == self.kept.len();
         match self.content {
@@ -133,7 +133,7 @@ impl WithoutBody {
         }
     }
 
-    /// Begins a field, if all of its tag and length is here.
+    /// Starts a field, if its tag and length are complete.
     fn begin(&mut self) -> Result<(), Malformed> {
         let header = match header(&self.kept[self.header..]) {
             Ok(header) => header,
@@ -150,7 +150,7 @@ impl WithoutBody {
         Ok(())
     }
 
-    /// An error unless the innermost message reaches to `end`.
+    /// Fails unless the innermost message extends to `end`.
     fn within(&self, end: u64) -> Result<(), Malformed> {
         let around = self.around[..self.depth].last();
         if around.is_some_and(|around| end > around.end) { Err(Malformed::Truncated) } else { Ok(()) }
@@ -174,8 +174,7 @@ impl WithoutBody {
         }
     }
 
-    /// So many bytes of content have passed: ends the field and the messages
-    /// that end with it.
+    /// Consumes bytes of content; ends the field, and the messages that end with it.
     fn pass(&mut self, bytes: usize) {
         self.taken += bytes as u64;
         if let Content::Keep(1..) | Content::Drop(1..) = self.content {
@@ -194,7 +193,7 @@ fn split(piece: &[u8], left: u64) -> (&[u8], &[u8]) {
     piece.split_at(usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()))
 }
 
-/// Reads a tag and what says how long its content is.
+/// Reads a tag and the length of its content.
 fn header(bytes: &[u8]) -> Result<Header, Malformed> {
     let mut reader = Reader::new(bytes);
     let tag = reader.tag()?.ok_or(Malformed::Truncated)?;
@@ -212,7 +211,7 @@ fn header(bytes: &[u8]) -> Result<Header, Malformed> {
     Ok(Header { field: tag.field, length, bytes: tag.wire == WireType::Bytes, tag: width })
 }
 
-/// Writes a number that is no larger than the one it replaces.
+/// Overwrites a number with one that is not larger.
 fn write_varint(place: &mut [u8], mut value: u64) {
     let Some((last, rest)) = place.split_last_mut() else { return };
     for byte in rest {

@@ -1,5 +1,5 @@
-//! From rendered records to files on the volume: wait for [`Journal::room`],
-//! [`Journal::append`], wait until it is [`Pending::written`].
+//! Writes rendered records to files on the volume. A request waits for
+//! [`Journal::room`], calls [`Journal::append`], and awaits [`Pending::written`].
 //!
 //! ```text
 //! room -> append: render into the batch of the file       written
@@ -8,12 +8,12 @@
 //! writer (a thread): all batches, one write per file --> deliver (event loop)
 //! ```
 //!
-//! | file | what is there |
+//! | file | content |
 //! |---|---|
 //! | `queue` | batches and outcomes between the event loop and the writer; the writer's states |
-//! | `writer` | the thread: rounds, and what is due at a time |
+//! | `writer` | the thread: rounds of batches, and timed work |
 //! | `files` | the open files: least recently used, rotated, synced |
-//! | `condition` | whether the volume takes reports; the states and what leads out of each |
+//! | `condition` | whether the volume accepts reports: the states and their transitions |
 //! | `failure` | why a record is not in its file |
 //!
 //! The event loop never touches the volume, and the writer never waits for the
@@ -50,27 +50,27 @@ use crate::render::Format;
 use crate::volume::retention::Retention;
 use crate::volume::{FilePath, Volume};
 
-/// Limit on the encoded bytes of requests whose outcome isn't known: two rounds,
-/// one being written and one being filled.
+/// Limit on the encoded bytes of requests without an outcome: two rounds, one being
+/// written and one being filled.
 const ROOM: u32 = 256 * 1024;
 
 /// How long after a failure a request that is kept is appended again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What operators choose for all handlers.
+/// The operator's settings for all handlers.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The file of handlers that name none.
+    /// The file for handlers without `file_path`.
     pub default_file: FilePath,
-    /// What records look like where the handler doesn't say.
+    /// The format for handlers without `format`.
     pub format: Format,
-    /// When what was acknowledged is on disk.
+    /// When to sync.
     pub fsync: Fsync,
-    /// What is kept.
+    /// Retention of rotated files.
     pub retention: Retention,
     /// Rendered bytes in the queue above which requests wait.
     pub capacity: usize,
-    /// How long the writer may be at one thing before the volume counts as stalled.
+    /// How long the writer may be busy before the volume counts as stalled.
     pub stall: Duration,
 }
 
@@ -84,13 +84,13 @@ pub enum OnStall {
     Wait,
 }
 
-/// Room in the queue for one request.
+/// One request's room in the queue.
 #[derive(Debug)]
 pub struct Room<'a> {
     _permit: SemaphorePermit<'a>,
 }
 
-/// A request that is queued.
+/// A queued request.
 #[derive(Debug)]
 pub struct Pending<'a> {
     outcome: oneshot::Receiver<Outcome>,
@@ -98,7 +98,7 @@ pub struct Pending<'a> {
 }
 
 impl Pending<'_> {
-    /// Waits until the request is written, and on disk with [`Fsync::Always`].
+    /// Waits until the request is written, and with [`Fsync::Always`] synced.
     pub async fn written(self) -> Result<(), Refusal> {
         self.outcome.await.unwrap_or_else(|_| Err(closing()))
     }
@@ -113,18 +113,17 @@ pub struct Journal {
     default: Destination,
     counters: Arc<Counters>,
     stall: Duration,
-    /// Given out in the order of arrival, so that no request waits for long while
-    /// others come and go.
+    /// A fair semaphore: room is granted in order of arrival.
     room: Semaphore,
-    /// Told when the writer is done with something.
+    /// Notified when the writer has finished some work.
     freed: Notify,
     /// Whether the volume takes records, as far as is known.
     accepting: watch::Sender<bool>,
 }
 
 impl Journal {
-    /// Looks whether the default file can be written if it is there, and starts
-    /// the writer.
+    /// Starts the writer, after checking that the default file is writable if it
+    /// exists.
     pub fn start(volume: Volume, settings: Settings) -> io::Result<Self> {
         let Settings { default_file, format, fsync, retention, capacity, stall } = settings;
         let default = Destination { path: default_file, format };
@@ -138,8 +137,8 @@ impl Journal {
         Ok(Self { queue, writer, volume, default, counters, stall, room, freed, accepting })
     }
 
-    /// Where a handler's records go, by what its params say: a path, empty for the
-    /// default file, and a format. The error names the rule that the path breaks.
+    /// The destination of a handler's records: a path, empty for the default file, and
+    /// a format. The error names the rule that the path breaks.
     pub fn destination(&self, file_path: &[u8], format: Option<Format>) -> Result<Destination, Refusal> {
         let path = match file_path {
             b"" => self.default.path.clone(),
@@ -148,23 +147,23 @@ impl Journal {
         Ok(Destination { path, format: format.unwrap_or(self.default.format) })
     }
 
-    /// What confines paths.
+    /// The volume, for resolving paths.
     pub fn volume(&self) -> &Volume {
         &self.volume
     }
 
-    /// Whether a request of so many encoded bytes would be taken without waiting.
+    /// Whether a request of this many encoded bytes would get room without waiting.
     pub fn has_room(&self, bytes: usize) -> bool {
         self.room.available_permits() >= room_for(bytes) as usize && self.queue.has_room()
     }
 
-    /// Waits for room for a request of so many encoded `bytes`, behind all who wait
-    /// already. It is taken until it is known what became of the request. How long
-    /// to wait is up to the caller, who then gives the reason of [`Self::no_room`].
+    /// Waits for room for a request of this many encoded bytes, after all earlier ones.
+    /// The room is held until the outcome is known. The caller limits the wait, and
+    /// then gives the reason from [`Self::no_room`].
     pub async fn room(&self, bytes: usize) -> Result<Room<'_>, Refusal> {
         let permit = self.room.acquire_many(room_for(bytes)).await.map_err(|_| closing())?;
-        // A request may become many times its bytes, and what a stall has answered
-        // is still queued.
+        // A request may grow when rendered, and requests answered during a stall are
+        // still queued.
         loop {
             let freed = self.freed.notified();
             if self.queue.has_room() {
@@ -174,7 +173,7 @@ impl Journal {
         }
     }
 
-    /// Why a request found no room for as long as it may wait.
+    /// The reason why there is no room.
     pub fn no_room(&self) -> Refusal {
         if self.queue.is_stalled() {
             Refusal::new(Reason::Stalled, "the volume has stalled; nothing was written")
@@ -183,8 +182,8 @@ impl Journal {
         }
     }
 
-    /// Appends one request: `render` appends its text, and nothing is written if it
-    /// fails. It is written whether its caller waits or not.
+    /// Appends one request: `render` appends its text; nothing is written if it fails.
+    /// The request is written even if its caller stops waiting.
     pub fn append<'a, E>(
         &self,
         room: Room<'a>,
@@ -224,8 +223,8 @@ impl Journal {
         let _ = self.accepting.subscribe().wait_for(|is_accepting| *is_accepting).await;
     }
 
-    /// Appends one record that nobody waits for, unless there is no room; says
-    /// whether it did. If it can't be written later, that is counted in `errors`.
+    /// Appends one record without a waiting caller; returns `false` if there is no
+    /// room. A later failure counts in `errors`.
     pub fn append_unacknowledged<E>(
         &self,
         to: &Destination,
@@ -236,8 +235,8 @@ impl Journal {
             && self.queue.add(to, Waiter::Nobody(errors), |out| render(out).map(|()| 0)).is_ok()
     }
 
-    /// Passes outcomes from the writer on to the callers that wait, and reports to
-    /// `say` whether the volume accepts reports. Ends with the runtime.
+    /// Delivers the writer's outcomes to waiting callers, and calls `say` with whether
+    /// the volume accepts reports. Ends with the runtime.
     pub async fn deliver(&self, mut say: impl FnMut(bool)) {
         let mut alarm = None;
         poll_fn(|context| {
@@ -246,7 +245,7 @@ impl Journal {
                 self.freed.notify_waiters();
             }
             for (caller, outcome) in answers {
-                // It may have gone; its report is in the file all the same.
+                // The caller may be gone; its report is written all the same.
                 let _ = caller.send(outcome);
             }
             self.accepting.send_if_modified(|known| std::mem::replace(known, is_accepting) != is_accepting);
@@ -257,7 +256,7 @@ impl Journal {
         .await;
     }
 
-    /// Watches for a stall: one timer while the writer is busy, none otherwise.
+    /// Detects a stall, with one timer while the writer is busy.
     fn watch(&self, progress: Progress, alarm: &mut Option<Pin<Box<Sleep>>>, context: &mut Context) {
         let Progress::Busy(since) = progress else {
             *alarm = None;
@@ -273,17 +272,17 @@ impl Journal {
             self.counters.failed(Reason::Stalled);
             log::error!("the volume has stalled, reports are refused for={:?}", since.elapsed());
         }
-        // For the answers, or for another timer.
+        // To deliver answers, or to set another timer.
         context.waker().wake_by_ref();
     }
 
-    /// Writes what is queued, puts the files on disk and ends the writer. Blocks
-    /// until that is done, or until the deadline.
+    /// Writes queued records, syncs files and ends the writer. Blocks until that is
+    /// done, or until the deadline.
     pub fn close(&self, deadline: Instant) -> Unfinished {
         self.queue.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(writer) = writer else { return Unfinished::default() };
-        // std has no join with a deadline, and a stalled disk may never let go.
+        // std has no join with a deadline, and a stalled write may never return.
         while !writer.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
@@ -304,7 +303,7 @@ fn closing() -> Refusal {
     Refusal::new(Reason::Closing, "shutting down before the report was written")
 }
 
-/// What a request takes of the room: even an empty one is somebody who waits.
+/// The room that a request takes; even an empty one takes some.
 fn room_for(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(ROOM).clamp(256, ROOM)
 }

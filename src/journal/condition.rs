@@ -1,28 +1,28 @@
-//! Whether the volume takes reports, and what must happen until it does again.
+//! The condition of the volume: whether it accepts reports, and how it recovers.
 //!
-//! | state | means | left by |
+//! | state | meaning | left by |
 //! |---|---|---|
 //! | Accepting | reports are written | a failure: to one of the others |
 //! | Failing | every file fails, as on a full disk; each report is tried | at the next retry: a batch written since the last failure, or a trial |
-//! | Unsynced | what was acknowledged may be lost (`--fsync interval`); reports are refused untried | a trial: it brings nothing back, so the exit code is 74 |
-//! | Refusing | each file that is known fails on its own, as in a volume of another user | a batch written; one of the files opens; a minute without a report to them, unless the default file is one of them |
+//! | Unsynced | acknowledged records may be lost (`--fsync interval`); reports are refused without a write | a trial: it restores nothing, so the exit code is 74 |
+//! | Refusing | each known file fails on its own, as in a volume of another user | a batch written; one of the files opens; a minute without a report to them, unless the default file is one of them |
 //!
-//! A retry is due a second after a failure, whatever arrives meanwhile. A trial
-//! writes a file of its own and puts it on disk.
+//! A retry is due a second after a failure, with or without new requests. A trial
+//! writes and syncs a file of its own.
 
 use std::time::{Duration, Instant};
 
 use super::queue::Destination;
 use crate::refusal::{Refusal, Scope};
 
-/// How often a volume that fails is tried.
+/// The interval of retries.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a file that is refused is remembered after the last report to it.
+/// How long to remember a failing file after its last report.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// How many of these files are tried.
+/// Limit on remembered files.
 const MAX_REFUSED: usize = 16;
 
-/// See the table above.
+/// The states of the table above.
 #[derive(Debug)]
 pub(super) struct Condition {
     state: State,
@@ -37,14 +37,14 @@ enum State {
     Refusing { failure: Refusal, last: Instant, forgotten: bool, files: Vec<Destination> },
 }
 
-/// What is to be tried now.
+/// The work of a retry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Retry {
-    /// Nothing: it is known already.
+    /// None: a batch was written since.
     Recovered,
-    /// A file of our own.
+    /// A trial write.
     Trial,
-    /// Whether any of these opens.
+    /// Try to open these files.
     Files(Vec<Destination>),
 }
 
@@ -57,33 +57,33 @@ impl Condition {
         matches!(self.state, State::Accepting)
     }
 
-    /// Why nothing may be written now, not even to see whether it works.
+    /// The reason to refuse reports without trying to write.
     pub(super) fn refusal(&self) -> Option<&Refusal> {
         if let State::Unsynced(failure) = &self.state { Some(failure) } else { None }
     }
 
-    /// When [`Self::retry`] is due.
+    /// When the next retry is due.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// A batch is written, and on disk where that was asked for.
+    /// A batch was written, and synced if required.
     pub(super) fn written(&mut self) {
         match &mut self.state {
             State::Accepting | State::Unsynced(_) => {}
-            // Some may fit on a full disk, and others not.
+            // On a full disk some batches may still fit.
             State::Failing { written_since, .. } => *written_since = true,
             State::Refusing { .. } => self.recover(),
         }
     }
 
-    /// What was acknowledged before may be lost.
+    /// Acknowledged records may be lost.
     pub(super) fn unsynced(&mut self, failure: &Refusal, now: Instant) {
         self.enter(State::Unsynced(failure.clone()), failure, now);
     }
 
-    /// A batch is not written. `file` is the one that could not be opened, if that
-    /// was it; `others_accept` says whether any open file takes reports.
+    /// A batch failed. `file` is the one that could not be opened, if that was the
+    /// cause; `others_accept` says whether any open file accepts reports.
     pub(super) fn failed(
         &mut self,
         failure: &Refusal,
@@ -112,14 +112,14 @@ impl Condition {
         }
     }
 
-    /// The default file can't be written from the start: not to be forgotten.
+    /// The default file is not writable at the start; it is never forgotten.
     pub(super) fn refused_at_start(&mut self, failure: &Refusal, file: Destination, now: Instant) {
         let refusing =
             State::Refusing { failure: failure.clone(), last: now, forgotten: false, files: vec![file] };
         self.enter(refusing, failure, now);
     }
 
-    /// What to try, if that is due.
+    /// The work of a retry, if one is due.
     pub(super) fn retry(&mut self, now: Instant) -> Option<Retry> {
         if self.retry_at.is_none_or(|due| now < due) {
             return None;
@@ -136,7 +136,7 @@ impl Condition {
         }
     }
 
-    /// The volume takes reports again.
+    /// The volume accepts reports again.
     pub(super) fn recover(&mut self) {
         let (State::Failing { failure, .. } | State::Unsynced(failure) | State::Refusing { failure, .. }) =
             std::mem::replace(&mut self.state, State::Accepting)
@@ -144,10 +144,10 @@ impl Condition {
             return;
         };
         self.retry_at = None;
-        log::info!("reports are taken again, it was reason={}", failure.reason.label());
+        log::info!("reports are accepted again after reason={}", failure.reason.label());
     }
 
-    /// Says so where it is news.
+    /// Enters a state, and logs it if it is new.
     fn enter(&mut self, state: State, failure: &Refusal, now: Instant) {
         let known = match &self.state {
             State::Accepting => None,
@@ -159,12 +159,12 @@ impl Condition {
             log::error!("reports are refused reason={} {}", failure.reason.label(), failure.text);
         }
         self.state = state;
-        // Once it is due it stays due, however often it fails meanwhile.
+        // Further failures do not postpone it.
         self.retry_at.get_or_insert(now + RETRY);
     }
 }
 
-/// The latest ones.
+/// Keeps the most recent ones.
 fn remember(files: &mut Vec<Destination>, file: Option<&Destination>) {
     let Some(file) = file.filter(|file| !files.contains(file)) else { return };
     if files.len() == MAX_REFUSED {
@@ -189,7 +189,7 @@ mod tests {
         Refusal::new(reason, "")
     }
 
-    /// A condition and the time it was entered.
+    /// A condition and the time at which it was entered.
     fn failing(reason: Reason) -> (Condition, Instant) {
         let (mut condition, now) = (Condition::new(), Instant::now());
         condition.failed(&failure(reason), None, false, now);

@@ -1,9 +1,9 @@
-//! What the writer counts.
+//! Counters of the writer.
 
 use crate::metrics::{Counter, Export, Family, Gauge, Page};
 use crate::refusal::Reason;
 
-/// The numbers of all files.
+/// Counters of all files.
 #[derive(Debug)]
 pub struct Counters {
     written_bytes: Counter,
@@ -26,29 +26,29 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Counts bytes that are in a file.
+    /// Counts written bytes.
     pub(super) fn wrote(&self, bytes: usize) {
         self.written_bytes.add(bytes as u64);
     }
 
-    /// Counts bytes of files that retention has deleted.
+    /// Counts bytes of files deleted by retention.
     pub(super) fn deleted(&self, bytes: u64) {
         self.deleted_bytes.add(bytes);
     }
 
-    /// Counts a batch that couldn't be written.
+    /// Counts a failed batch.
     pub(super) fn failed(&self, reason: Reason) {
         if let Some(at) = Reason::WRITE.iter().position(|known| *known == reason) {
             self.write_errors.at(at).add(1);
         }
     }
 
-    /// Notes how many files are open.
+    /// Sets the number of open files.
     pub(super) fn files_open(&self, files: usize) {
         self.open_files.set(files as u64);
     }
 
-    /// Appends all of them, and the bytes that are queued.
+    /// Appends all metrics, with the number of queued bytes.
     pub(super) fn append_to(&self, page: &mut Page, queued: usize) {
         page.counter("mygrpcadapter_written_bytes_total", "Bytes appended to files.", &self.written_bytes);
         page.counter(
@@ -62,7 +62,7 @@ impl Counters {
     }
 }
 
-/// For an adapter without a volume: the same metrics, all zero.
+/// Without a volume: the same metrics, all zero.
 impl Export for Counters {
     fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
         self.append_to(page, 0);

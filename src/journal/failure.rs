@@ -1,5 +1,4 @@
-//! What the system's errors mean for a record that is not in its file, and whom
-//! that concerns.
+//! Maps the system's errors to refusals and their scopes.
 
 use std::fmt::Display;
 use std::io::{Error, ErrorKind};
@@ -9,20 +8,19 @@ use rustix::io::Errno;
 use crate::refusal::{Reason, Refusal, Scope};
 use crate::volume::OpenError;
 
-/// What the system said when asked to `what`, as in `write to out.txt`.
+/// The refusal for an error of an action, such as `write to out.txt`.
 pub(super) fn io(what: impl Display, error: &Error) -> Refusal {
     let refusal = Refusal::new(reason(error), format!("cannot {what}: {error}"));
-    // Not of the system, but found in the file.
+    // Not a system error: found in the file's content.
     if error.raw_os_error().is_none() { refusal.of_file() } else { refusal }
 }
 
-/// What the system said when asked to put `path` on disk: whatever it is, it
-/// is no matter of that path.
+/// The refusal for a failed sync of `path`; its scope is always the volume.
 pub(super) fn sync(path: impl Display, error: &Error) -> Refusal {
     Refusal { scope: Scope::Volume, ..io(format_args!("sync {path}"), error) }
 }
 
-/// What came of opening.
+/// The refusal for a failed open.
 pub(super) fn open(what: impl Display, error: &OpenError) -> Refusal {
     match error {
         OpenError::Refused(rule) => Refusal::new(Reason::Path, &**rule),
@@ -35,7 +33,7 @@ pub(super) fn open(what: impl Display, error: &OpenError) -> Refusal {
     }
 }
 
-/// What an error means. Anything unknown is taken for the device's.
+/// The reason for an error; unknown ones count as the device's.
 fn reason(error: &Error) -> Reason {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT) => Reason::Full,
@@ -43,13 +41,13 @@ fn reason(error: &Error) -> Reason {
         Some(Errno::NOENT | Errno::STALE | Errno::NOTCONN) => Reason::Gone,
         Some(Errno::MFILE | Errno::NFILE) => Reason::Descriptors,
         Some(
-            // Of its owner, mode or attributes.
+            // The file's owner, mode or attributes.
             Errno::ACCESS | Errno::PERM
-            // Of its name: some file systems take fewer names than others.
+            // The file's name: some file systems accept fewer names.
             | Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ
-            // Of what else is there.
+            // Other files at the path.
             | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::MLINK | Errno::TXTBSY
-            // Of its size.
+            // The file's size.
             | Errno::FBIG,
         ) => Reason::Denied,
         _ if error.kind() == ErrorKind::PermissionDenied => Reason::Denied,

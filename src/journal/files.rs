@@ -1,4 +1,4 @@
-//! The open files, and what is due when one is opened, let go of, or rotated.
+//! The open files: opened, synced, rotated and closed as needed.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,31 +15,31 @@ use crate::volume::retention::Retention;
 use crate::volume::usage::{Room, Usage};
 use crate::volume::{FilePath, Volume};
 
-/// When what was acknowledged is on disk.
+/// When acknowledged records are synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fsync {
-    /// When the system gets to it, and at the end.
+    /// By the system, and at exit.
     Never,
-    /// At the latest so long after it was acknowledged.
+    /// At most this long after the acknowledgement.
     Interval(Duration),
-    /// Before it is acknowledged.
+    /// Before the acknowledgement.
     Always,
 }
 
-/// Files kept open; beyond it the least recently used is closed first.
+/// Limit on open files; beyond it the least recently used is closed.
 const MAX_OPEN: usize = 32;
-/// How often a batch is written whose file is deleted meanwhile.
+/// Attempts to write a batch whose file is deleted meanwhile.
 const MAX_TRIES: usize = 5;
-/// What a trial writes.
+/// The size of a trial write.
 const TRIAL_BYTES: u64 = 4096;
 
-/// Why a batch is not in its file, or only a part of it.
+/// Why a batch was not written, or only in part.
 #[derive(Debug)]
 pub(super) struct NotWritten {
-    /// How many of its requests are.
+    /// The number of its requests that were written.
     pub(super) whole: usize,
     pub(super) failure: Refusal,
-    /// Whether it was that the file could not be opened, repaired or rotated.
+    /// Whether the file could not be opened, repaired or rotated.
     pub(super) is_unopened: bool,
 }
 
@@ -53,7 +53,7 @@ impl From<Refusal> for NotWritten {
 struct OpenFile {
     path: FilePath,
     file: LogFile,
-    /// Whether it failed when it was last written to, and others didn't.
+    /// Whether its last write failed while others succeeded.
     is_failing: bool,
 }
 
@@ -65,12 +65,12 @@ pub(super) struct Files {
     retention: Retention,
     counters: Arc<Counters>,
     open: VecDeque<OpenFile>,
-    /// Files that we may not read, told of once.
+    /// Unreadable files, logged once each.
     unread: Vec<FilePath>,
     usage: Usage,
-    /// Files with acknowledged records that could not be put on disk.
+    /// Files with acknowledged records that could not be synced.
     lost: Vec<Refusal>,
-    /// The volume, once a file was let go of that is not on disk.
+    /// The volume, once a file was closed without a sync.
     unsynced: Option<File>,
 }
 
@@ -80,7 +80,7 @@ impl Files {
         Self { volume, fsync, retention, counters, open, unread, usage, lost: Vec::new(), unsynced: None }
     }
 
-    /// Why a file that is there can't be opened, if so.
+    /// The error of opening an existing file, if any.
     pub(super) fn open_error(&self, to: &Destination) -> Option<Refusal> {
         let there = std::fs::symlink_metadata(self.volume.full_path(&to.path));
         if there.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
@@ -90,22 +90,22 @@ impl Files {
         Some(failure::open(format_args!("open {}", to.path), &error))
     }
 
-    /// Whether any open file takes reports.
+    /// Whether any open file accepts reports.
     pub(super) fn any_accepts(&self) -> bool {
         self.open.iter().any(|open| !open.is_failing)
     }
 
-    /// Whether any holds what is not on disk.
+    /// Whether any file has unsynced writes.
     pub(super) fn any_dirty(&self) -> bool {
         self.open.iter().any(|open| open.file.dirty)
     }
 
-    /// The files that could not be put on disk since this was last asked.
+    /// The failed syncs since the last call.
     pub(super) fn take_lost(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.lost)
     }
 
-    /// Writes a batch; with [`Fsync::Always`] it is on disk, too.
+    /// Writes a batch, and with [`Fsync::Always`] syncs it.
     pub(super) fn write(&mut self, batch: &Batch) -> Result<(), NotWritten> {
         let more = batch.bytes.len() as u64;
         let is_open = self.open.iter().any(|open| open.path == batch.to.path);
@@ -127,19 +127,19 @@ impl Files {
             }
             return Err(NotWritten { whole: appended.whole, failure, is_unopened: false });
         }
-        let text = format!("{} is deleted while it is written", batch.to.path);
+        let text = format!("{} was deleted during a write", batch.to.path);
         Err(Refusal::new(Reason::Gone, text).of_file().into())
     }
 
-    /// Appends a batch to the most recently used file; `None` if that was deleted
-    /// before all of it was there.
+    /// Appends a batch to the most recently used file; `None` if the file was deleted
+    /// before the batch was complete.
     fn append(&mut self, batch: &Batch) -> Option<Appended> {
         let OpenFile { file, .. } = self.open.back_mut()?;
         let appended = file.append(&batch.bytes, &batch.ends);
         (!file.is_deleted(&self.volume)).then_some(appended)
     }
 
-    /// Notes what the last append has taken of the volume, if that is limited.
+    /// Adds the space allocated by the last append, if the volume is limited.
     fn account(&mut self) {
         if self.retention.max_volume_bytes.is_some()
             && let Some(OpenFile { file, .. }) = self.open.back_mut()
@@ -148,8 +148,8 @@ impl Files {
         }
     }
 
-    /// Puts the most recently used file on disk, or lets go of it: a later success
-    /// would say nothing of what was written before.
+    /// Syncs the most recently used file. On failure closes it: a later success would
+    /// not cover earlier writes.
     fn sync_last(&mut self) -> Result<(), Refusal> {
         let Some(OpenFile { path, file, .. }) = self.open.back_mut() else { return Ok(()) };
         let synced = file.sync().map_err(|error| failure::sync(path, &error));
@@ -159,10 +159,9 @@ impl Files {
         synced
     }
 
-    /// Makes a file the most recently used one, with room for `more` bytes: opens
-    /// it if it isn't open or its path leads elsewhere by now, rotates it if that
-    /// is due. Neither before a partial record is off its end: nobody would look
-    /// for it there again.
+    /// Makes `to` the most recently used file, with room for `more` bytes: opens it if
+    /// it is closed, renamed or deleted, rotates it if due. Cuts off a partial record
+    /// first, because afterwards nothing would.
     pub(super) fn select(&mut self, to: &Destination, more: u64) -> Result<(), Refusal> {
         let mut file = match self.take_open(&to.path)? {
             Some(file) => file,
@@ -180,8 +179,8 @@ impl Files {
         Ok(())
     }
 
-    /// Takes a file out of those that are open, if it is fit to be appended to and
-    /// its path still leads to it.
+    /// Removes an open file from the list, if it is ready for an append and its path
+    /// still leads to it.
     fn take_open(&mut self, path: &FilePath) -> Result<Option<LogFile>, Refusal> {
         let Some(at) = self.open.iter().position(|open| open.path == *path) else { return Ok(None) };
         let Some(mut open) = self.open.remove(at) else { return Ok(None) };
@@ -201,7 +200,7 @@ impl Files {
 
     fn open_file(&mut self, to: &Destination) -> Result<LogFile, Refusal> {
         let mut opened = LogFile::open(&self.volume, &to.path);
-        // Descriptors held for files that nobody writes to just now.
+        // Frees descriptors of files that are not in use.
         while matches!(&opened, Err(error) if error.is_out_of_descriptors()) && !self.open.is_empty() {
             self.close_oldest();
             opened = LogFile::open(&self.volume, &to.path);
@@ -214,7 +213,8 @@ impl Files {
         ready(&mut file, &to.path)?;
         self.note_unread(&to.path, file.unread);
         if self.fsync != Fsync::Never {
-            // At each opening: who made it, or a part of its path, may not have.
+            // At each opening: the process that created it, or a part of its path, may
+            // not have.
             self.volume
                 .sync_dir_of(&to.path)
                 .map_err(|error| failure::sync(format_args!("the directory of {}", to.path), &error))?;
@@ -222,13 +222,13 @@ impl Files {
         Ok(file)
     }
 
-    /// A file that has disappeared is no matter of a volume that is still there.
+    /// A file that disappeared while the volume exists concerns only that file.
     fn scoped(&self, failure: Refusal) -> Refusal {
         let is_file_alone = failure.reason == Reason::Gone && self.volume.dir().is_dir();
         if is_file_alone { failure.of_file() } else { failure }
     }
 
-    /// Says once that the end of a file can't be looked at.
+    /// Logs once that a file's end cannot be checked.
     fn note_unread(&mut self, path: &FilePath, is_unread: bool) {
         if !is_unread {
             self.unread.retain(|unread| unread != path);
@@ -241,8 +241,8 @@ impl Files {
         }
     }
 
-    /// Renames a file out of the way and opens its successor. A file that can't be
-    /// rotated is kept: one that grows too large beats a report that is lost.
+    /// Rotates a file and opens its successor. If rotation fails, keeps the file: an
+    /// oversized file is better than a lost report.
     fn rotate(&mut self, to: &Destination, mut file: LogFile) -> Result<LogFile, Refusal> {
         match self.retention.rotate(&self.volume, &to.path) {
             Ok(deleted) => {
@@ -261,8 +261,7 @@ impl Files {
         }
     }
 
-    /// Closes the least recently used file, preferring one without a partial
-    /// record.
+    /// Closes the least recently used file, preferring one without a partial record.
     fn close_oldest(&mut self) {
         let at = self.open.iter_mut().position(|open| open.file.cut_back().is_ok());
         if let Some(open) = self.open.remove(at.unwrap_or(0)) {
@@ -270,15 +269,15 @@ impl Files {
         }
     }
 
-    /// Closes a file, and sees to it that what was written to it gets on disk.
+    /// Closes a file, and makes sure that its writes get synced.
     fn close(&mut self, open: OpenFile) {
         let OpenFile { path, mut file, .. } = open;
-        // With Always nothing is acknowledged that isn't on disk already.
+        // With Always, acknowledged records are synced already.
         if !file.dirty || self.fsync == Fsync::Always || file.is_deleted(&self.volume) {
             return;
         }
         if self.fsync == Fsync::Never {
-            // All of the file system, at the end: by then the file may have another name.
+            // The whole file system, at exit: by then the file may have another name.
             self.unsynced = self.unsynced.take().or_else(|| File::open(self.volume.dir()).ok());
             if self.unsynced.is_some() {
                 return;
@@ -289,8 +288,8 @@ impl Files {
         }
     }
 
-    /// Puts every file on disk that needs it. One that fails is let go of: a later
-    /// success would say nothing of what was written before.
+    /// Syncs every file with unsynced writes. Closes a file on failure: a later success
+    /// would not cover earlier writes.
     pub(super) fn sync(&mut self) {
         let Self { open, lost, .. } = self;
         open.retain_mut(|OpenFile { path, file, .. }| {
@@ -301,7 +300,7 @@ impl Files {
         self.counters.files_open(self.open.len());
     }
 
-    /// Puts everything on disk that was written by this process.
+    /// Syncs all writes of this process.
     pub(super) fn sync_at_end(&mut self) {
         if let Some(volume) = self.unsynced.take()
             && let Err(errno) = rustix::fs::syncfs(&volume)
@@ -331,12 +330,12 @@ impl Files {
         if matches!(room, Room::Made(_)) {
             return Ok(());
         }
-        let text = format!("the volume holds its --max-volume-bytes of {limit}, and nothing can be deleted");
+        let text = format!("--max-volume-bytes of {limit} is reached, and no rotated file can be deleted");
         Err(Refusal::new(Reason::Limit, text))
     }
 
-    /// Whether the volume takes a block of bytes. Lets go of deleted files first,
-    /// whose blocks it can't have as long as they are open.
+    /// Tries to write a block to the volume. First closes deleted files, whose blocks
+    /// are not free while they are open.
     pub(super) fn try_volume(&mut self) -> bool {
         let Self { open, volume, .. } = self;
         open.retain(|open| !open.file.is_deleted(volume));
@@ -345,11 +344,11 @@ impl Files {
     }
 }
 
-/// Makes an open file fit to be appended to; says whether `path` still leads to it.
+/// Prepares an open file for an append; returns whether `path` still leads to it.
 fn prepare(file: &mut LogFile, path: &FilePath, volume: &Volume) -> Result<bool, Refusal> {
     let cut = file.cut_back();
     cut.map_err(|error| failure::io(format_args!("cut a partial record off {path}"), &error))?;
-    // Before its name is looked at: then nobody else rotates it behind us.
+    // Before its name is checked: as owner, no other process can rotate it meanwhile.
     file.try_own();
     let is_there = file.len_at(volume).is_some();
     if is_there {

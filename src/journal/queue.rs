@@ -1,11 +1,10 @@
-//! What the event loop and the writer share: batches on their way to files, and
-//! outcomes on their way back, behind one lock that nobody holds while a disk or
-//! a log is slow.
+//! The queue between the event loop and the writer: batches one way, outcomes the
+//! other, behind one lock that is never held during I/O.
 //!
 //! The writer is in one of three states, which [`Progress`] names:
 //!
 //! ```text
-//! Idle --a batch, or something due--> Busy --done--> Idle
+//! Idle --a batch, or timed work-----> Busy --done--> Idle
 //!                                     Busy --longer than the stall time--> Stalled --done--> Idle
 //! ```
 
@@ -22,13 +21,13 @@ use crate::render::Format;
 use crate::volume::FilePath;
 
 /// Initial capacity of a batch, above the queue's limit so that it rarely grows;
-/// pages that are not touched cost nothing.
+/// untouched pages cost nothing.
 const BATCH: usize = 512 * 1024;
 
-/// What became of a request.
+/// The outcome of a request.
 pub(super) type Outcome = Result<(), Refusal>;
 
-/// A file, and what records in it look like.
+/// A file, and the format of its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     pub(super) path: FilePath,
@@ -36,7 +35,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// What records in it look like.
+    /// The format of its records.
     pub fn format(&self) -> Format {
         self.format
     }
@@ -49,32 +48,32 @@ impl fmt::Display for Destination {
     }
 }
 
-/// What is counted when a request is written, whether its caller waits or not.
+/// The counter to increase when a request is written, even if its caller is gone.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// The counter, as that of the instances of a template.
+    /// The counter, such as the instances of a template.
     pub counter: Arc<Counter>,
-    /// What is added to it.
+    /// The increment.
     pub count: u64,
 }
 
-/// What a journal that is closed has not done.
+/// The unfinished work of a closed journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Bytes that were not written in time; nobody was told that they were.
+    /// Bytes not written in time; none of them was acknowledged.
     pub bytes: usize,
-    /// Files that could not be put on disk, or not in time.
+    /// Files that could not be synced, or not in time.
     pub files: usize,
 }
 
-/// Who waits for the outcome of a request.
+/// The receiver of a request's outcome.
 #[derive(Debug)]
 pub(super) enum Waiter {
-    /// A caller, until it is answered; and what to count when the request is written.
+    /// A caller, until it is answered, and the counter for the written request.
     Caller(Option<oneshot::Sender<Outcome>>, Tally),
     /// The same, but that a stall is no answer.
     Keeper(oneshot::Sender<Outcome>, Tally),
-    /// Nobody; what to count a record that is not written as.
+    /// None; the counter for a record that is not written.
     Nobody(Arc<Counter>),
 }
 
@@ -86,66 +85,66 @@ impl Waiter {
     }
 }
 
-/// The requests for one file that will be written together.
+/// The pending requests for one file.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) to: Destination,
     pub(super) bytes: Vec<u8>,
-    /// Where each request ends in `bytes`.
+    /// The end of each request in `bytes`.
     pub(super) ends: Vec<usize>,
 }
 
-/// The outcome of a batch: how many of its requests are in the file, and why the
-/// others are not.
+/// The outcome of a batch: how many of its requests were written, and why the rest were
+/// not.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) whole: usize,
     pub(super) failure: Option<Refusal>,
 }
 
-/// What the writer does.
+/// The state of the writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Waiting for work.
     #[default]
     Idle,
-    /// Working, since then.
+    /// Working since this time.
     Busy(Instant),
-    /// Working for so long that callers are no longer kept waiting.
+    /// Working for too long: waiting callers were answered with an error.
     Stalled,
 }
 
-/// What the writer is to do next.
+/// The writer's next work.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// These batches.
+    /// A round of batches.
     Round(Vec<Batch>),
-    /// What was due at a time.
+    /// Timed work.
     Due,
-    /// Nothing any more.
+    /// None: the queue is closed.
     End,
 }
 
-/// What came back from the writer since the event loop last asked.
+/// The writer's results since the last call.
 #[derive(Debug)]
 pub(super) struct Update {
     /// Callers and their answers.
     pub(super) answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
-    /// Whether the writer was done with something.
+    /// Whether the writer finished some work.
     pub(super) is_freed: bool,
     pub(super) progress: Progress,
-    /// Whether reports can be written, as far as is known.
+    /// Whether reports can be written, as far as known.
     pub(super) is_accepting: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     batches: Vec<Batch>,
-    /// Who waits, for each of `batches`.
+    /// The waiters of each of `batches`.
     waiters: Vec<Vec<Waiter>>,
-    /// Who waits, for each batch that is being written.
+    /// The waiters of each batch being written.
     writing: Vec<Vec<Waiter>>,
-    /// Bytes in `batches` and in the writer's hands.
+    /// Bytes in `batches` and in the round being written.
     queued: usize,
     answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
     is_freed: bool,
@@ -165,18 +164,17 @@ pub(super) struct Queue {
 
 /// The event loop's side.
 impl Queue {
-    /// An empty one, with room until `capacity` bytes are queued.
+    /// An empty queue with a limit of `capacity` bytes.
     pub(super) fn new(capacity: usize) -> Self {
         Self { state: Mutex::default(), work: Condvar::new(), capacity }
     }
 
-    /// A thread that panicked can't leave the state half changed: with
-    /// panic=abort it takes the process with it.
+    /// Poisoning is irrelevant: with panic=abort a panic ends the process.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another request is taken now.
+    /// Whether the queue is below its limit.
     pub(super) fn has_room(&self) -> bool {
         let state = self.lock();
         state.queued < self.capacity && state.progress != Progress::Stalled
@@ -186,7 +184,7 @@ impl Queue {
         self.lock().progress == Progress::Stalled
     }
 
-    /// Bytes that wait to be written, or are being written.
+    /// Bytes pending or being written.
     pub(super) fn queued(&self) -> usize {
         self.lock().queued
     }
@@ -223,8 +221,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Sets the writer to work on what was added, and returns what came back since
-    /// this was last called. `waker` is woken when there is more.
+    /// Wakes the writer for added requests, and returns its results since the last
+    /// call. `waker` is woken for more.
     pub(super) fn update(&self, waker: &Waker) -> Update {
         let mut state = self.lock();
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -262,13 +260,13 @@ impl Queue {
         true
     }
 
-    /// Asks the writer to end when all is written.
+    /// Lets the writer end when everything is written.
     pub(super) fn close(&self) {
         self.lock().is_closing = true;
         self.work.notify_one();
     }
 
-    /// What the writer has not done.
+    /// The writer's unfinished work.
     pub(super) fn unfinished(&self) -> Unfinished {
         let state = self.lock();
         Unfinished { bytes: state.queued, files: state.unsynced }
@@ -277,12 +275,12 @@ impl Queue {
 
 /// The writer's side.
 impl Queue {
-    /// Waits for work, no longer than until `due`.
+    /// Waits for work, until `due` at the latest.
     pub(super) fn next(&self, due: Option<Instant>) -> Work {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            // Before what arrives: that may never end.
+            // Before new batches: those may never cease.
             if due.is_some_and(|due| due <= now) {
                 state.progress = Progress::Busy(now);
                 return Work::Due;
@@ -312,8 +310,8 @@ impl Queue {
         self.done(is_accepting)
     }
 
-    /// The writer has finished its work; `is_accepting` is what it knows of the
-    /// volume. Returns whether that ends a stall.
+    /// Ends the writer's work; `is_accepting` is the condition of the volume. Returns
+    /// whether that ends a stall.
     pub(super) fn done(&self, is_accepting: bool) -> bool {
         let mut state = self.lock();
         state.is_freed = true;
@@ -323,14 +321,14 @@ impl Queue {
         before == Progress::Stalled
     }
 
-    /// The writer has ended; so many files could not be put on disk.
+    /// Ends the writer; `unsynced` files could not be synced.
     pub(super) fn end(&self, unsynced: usize) {
         self.lock().unsynced = unsynced;
     }
 }
 
 impl State {
-    /// The batch of a file, begun now if there is none.
+    /// The batch of a file, created if needed.
     fn batch_for(&mut self, to: &Destination) -> usize {
         if let Some(at) = self.batches.iter().position(|batch| batch.to.path == to.path) {
             return at;
@@ -360,7 +358,7 @@ impl State {
         }
     }
 
-    /// Counts what is in the file, whether its caller still waits or not.
+    /// Counts a written request, even if its caller is gone.
     fn answer(&mut self, waiter: Waiter, outcome: Outcome) {
         let (caller, Tally { counter, count }) = match waiter {
             Waiter::Caller(caller, tally) => (caller, tally),

@@ -1,8 +1,8 @@
-//! The thread that writes: one round of batches after the other, and between
-//! them what is due at a time. It may block for as long as a disk does.
+//! The writer thread: one round of batches after another, and timed work in between. It
+//! may block on the disk.
 //!
-//! Its progress is a state of [`queue`](super::queue), what it knows of the volume
-//! one of [`condition`](super::condition).
+//! Its progress is a state of [`queue`](super::queue); the volume's condition is one of
+//! [`condition`](super::condition).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,14 +20,14 @@ pub(super) struct Writer {
     fsync: Fsync,
     counters: Arc<Counters>,
     condition: Condition,
-    /// When dirty files are due on disk.
+    /// When dirty files must be synced.
     sync_due: Option<Instant>,
     /// Files with acknowledged records that may not be on disk.
     lost: usize,
 }
 
 impl Writer {
-    /// One that has seen whether the default file can be written.
+    /// A writer, after a check whether the default file is writable.
     pub(super) fn new(
         queue: Arc<Queue>,
         files: Files,

@@ -1,4 +1,4 @@
-//! A disk that fails and comes back, and a process that is killed at any moment.
+//! A disk that fails and recovers, and a process that is killed at any moment.
 
 use std::path::Path;
 use std::process::Command;
@@ -29,14 +29,14 @@ async fn report(client: &Client, name: &str) -> Reply {
     client.unary(METRIC, &SHAPE.message(name)).await.unwrap()
 }
 
-/// How often something is logged, once it is.
+/// Waits for a log line and returns how often it was logged.
 async fn logged(adapter: &Adapter, part: &str) -> usize {
     adapter.logged(part).await;
     adapter.log().iter().filter(|line| line.contains(part)).count()
 }
 
-/// What to put before an adapter so that its fdatasync does what `inject` says,
-/// and notes each in a file.
+/// A wrapper that injects faults into an adapter's fdatasync and records each call in
+/// a file.
 fn traced<'a>(inject: &'a str, notes: &'a str) -> Option<Vec<&'a str>> {
     let words = vec!["strace", "-D", "-f", "-qq", "-o", notes, "-e", "trace=fdatasync", "-e", inject];
     let trial = Command::new(words[0]).args(&words[1..]).arg("true").output();
@@ -60,11 +60,11 @@ async fn with_fsync_always_nothing_is_acknowledged_that_is_not_on_disk() {
     assert!(refused.message.contains("cannot sync out.txt"), "{}", refused.message);
     assert_eq!(adapter.page().of("mygrpcadapter_write_errors_total", "reason", "io"), 1.0);
     assert_eq!(report(&client, "second").await, Reply::default());
-    adapter.logged("reports are taken again").await;
+    adapter.logged("reports are accepted again").await;
 }
 
 #[tokio::test]
-async fn with_an_interval_what_is_acknowledged_is_put_on_disk_later() {
+async fn with_an_interval_acknowledged_records_are_synced_later() {
     let scratch = Scratch::new();
     let (volume, notes) = (scratch.dir("volume"), scratch.path().join("notes"));
     let Some(wrapper) = traced("inject=fdatasync:error=EIO", notes.to_str().unwrap()) else { return };
@@ -116,7 +116,7 @@ async fn one_fsync_serves_all_requests_that_wait_for_it() {
 }
 
 #[tokio::test]
-async fn fsync_changes_nothing_of_what_is_written() {
+async fn fsync_does_not_change_the_written_bytes() {
     for when in ["always", "interval=10ms", "never"] {
         let mut adapter = Adapter::start(&["--fsync", when, "--rotate-size", "2KiB"]).await;
         let client = adapter.client().await;
@@ -130,7 +130,7 @@ async fn fsync_changes_nothing_of_what_is_written() {
 }
 
 #[tokio::test]
-async fn a_full_volume_is_told_by_health_until_it_has_room_again() {
+async fn health_reports_a_full_volume_until_it_has_room_again() {
     let Some(mounted) = Mounted::tmpfs("size=64k") else { return };
     let adapter = mounted.adapter(&METRICS).await;
     let client = adapter.client().await;
@@ -138,7 +138,7 @@ async fn a_full_volume_is_told_by_health_until_it_has_room_again() {
     assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
     assert_eq!(report(&client, "before").await, Reply::default());
     let ballast = mounted.seen().join("ballast");
-    // As much of it as there is room for.
+    // As much as fits.
     let _ = std::fs::write(&ballast, vec![b'x'; 64 * 1024]);
     let mut refused = 0;
     for at in 0..40 {
@@ -157,17 +157,17 @@ async fn a_full_volume_is_told_by_health_until_it_has_room_again() {
     assert_eq!(page.of("mygrpcadapter_write_errors_total", "reason", "full"), refused as f64);
     assert_eq!(logged(&adapter, "reports are refused reason=full").await, 1);
 
-    // Nobody reports any more, and it finds out all the same.
+    // It must recover without any new report.
     std::fs::remove_file(&ballast).unwrap();
     assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
-    assert_eq!(logged(&adapter, "reports are taken again, it was reason=full").await, 1);
+    assert_eq!(logged(&adapter, "reports are accepted again after reason=full").await, 1);
     assert_eq!(adapter.page().single("mygrpcadapter_reports_serving"), 1.0);
     assert_eq!(report(&client, "after").await, Reply::default());
     assert_eq!(logged(&adapter, "reports are").await, 2, "{:?}", adapter.log());
 }
 
 #[tokio::test]
-async fn a_stalled_volume_is_told_by_health_until_it_goes_on() {
+async fn health_reports_a_stalled_volume_until_it_recovers() {
     let Some(mounted) = Mounted::ext4() else { return };
     let adapter = mounted.adapter(&METRICS).await;
     let client = adapter.client().await;
@@ -188,12 +188,12 @@ async fn a_stalled_volume_is_told_by_health_until_it_goes_on() {
     assert_eq!(logged(&adapter, "the volume has stalled").await, 1, "{:?}", adapter.log());
     assert_eq!(logged(&adapter, "the volume is no longer stalled").await, 1, "{:?}", adapter.log());
     assert_eq!(report(&client, "after").await, Reply::default());
-    // Refused, but written yet: that is allowed, and said.
+    // Refused, but written: that is allowed, and logged.
     assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["before", "during", "after"]);
 }
 
 #[tokio::test]
-async fn a_volume_that_is_deleted_underneath_is_told_and_used_again_when_it_is_back() {
+async fn a_deleted_volume_is_logged_and_used_again_when_it_is_back() {
     let adapter = Adapter::start(&METRICS).await;
     let client = adapter.client().await;
     let mut reports = watch(&client, REPORTS).await;
@@ -227,7 +227,7 @@ async fn a_directory_in_the_volume_that_is_deleted_is_made_again() {
 }
 
 #[tokio::test]
-async fn with_few_descriptors_more_files_than_those_are_written_to() {
+async fn with_few_descriptors_more_files_than_those_are_written() {
     let scratch = Scratch::new();
     let wrapper = ["prlimit", "--nofile=20:20"];
     let adapter = Adapter::start_by(&wrapper, &scratch.dir("volume"), &METRICS).await;
@@ -244,11 +244,11 @@ async fn with_few_descriptors_more_files_than_those_are_written_to() {
     }
     assert_eq!(adapter.page().total("mygrpcadapter_write_errors_total"), 0.0);
 
-    // More who want to connect than there are descriptors.
+    // More connections than file descriptors.
     let silent: Vec<_> =
         (0..30).map(|_| std::net::TcpStream::connect(("127.0.0.1", adapter.port)).unwrap()).collect();
     adapter.logged("cannot accept connections").await;
-    // Files are closed for it, unless a connection is quicker to take their place.
+    // Files are closed for it, unless a connection takes the descriptor first.
     let held = report(&clients[0], "held").await.status;
     assert!(matches!(held, OK | RESOURCE_EXHAUSTED), "{held}");
     assert_eq!(check(&clients[1], "").await, Ok(ServingStatus::Serving));
@@ -260,8 +260,8 @@ async fn with_few_descriptors_more_files_than_those_are_written_to() {
     assert_eq!(written, if held == OK { &["held", "after"][..] } else { &["after"] });
 }
 
-/// What to put before an adapter that ends a file's growth at so many bytes: in
-/// the middle of a write, which fails from there on.
+/// A wrapper that limits the adapter's files to this many bytes: a write stops in the
+/// middle.
 fn limited(bytes: usize) -> [String; 2] {
     ["prlimit".into(), format!("--fsize={bytes}:unlimited")]
 }
@@ -279,7 +279,7 @@ async fn half_a_record_is_cut_off_a_file_before_that_is_rotated_or_left() {
             Adapter::start_by(&wrapper.each_ref().map(|word| &**word), &volume, &["--rotate-size", "500"])
                 .await;
         let client = adapter.client().await;
-        // Neither is there room for a newline, nor is the file its own to cut.
+        // There is no room for a newline, and the adapter does not own the file.
         for name in ["1", "2"] {
             let reply = report(&client, name).await;
             assert_eq!(reply.status, FAILED_PRECONDITION, "{}", reply.message);
@@ -298,7 +298,7 @@ async fn half_a_record_is_cut_off_a_file_before_that_is_rotated_or_left() {
     }
 }
 
-/// One of an adapter's lives, which end badly: every other one writes JSON.
+/// One life of an adapter, ended by a kill; every other one writes JSON.
 #[derive(Clone, Copy)]
 struct Life {
     number: usize,
@@ -310,14 +310,14 @@ impl Life {
         self.number % 2 == 1
     }
 
-    /// Has several send reports, and counts in `done` those that are acknowledged.
+    /// Starts several senders of reports; counts acknowledged ones in `done`.
     fn senders(self, client: &Client, count: usize, done: &Arc<AtomicUsize>) -> Vec<JoinHandle<Vec<String>>> {
         let start = |sender| tokio::spawn(until_killed(client.clone(), self, sender, Arc::clone(done)));
         (0..count).map(start).collect()
     }
 }
 
-/// Sends reports until one fails; returns the names that were acknowledged.
+/// Sends reports until one fails; returns the acknowledged names.
 async fn until_killed(client: Client, life: Life, sender: usize, done: Arc<AtomicUsize>) -> Vec<String> {
     let Life { number, shape } = life;
     let config = own(&asked("out.json"));
@@ -337,7 +337,7 @@ async fn until_killed(client: Client, life: Life, sender: usize, done: Arc<Atomi
     acknowledged
 }
 
-/// What was acknowledged in all lives.
+/// The names acknowledged in all lives.
 #[derive(Default)]
 struct Acknowledged {
     in_text: Vec<String>,
@@ -352,8 +352,8 @@ impl Acknowledged {
         }
     }
 
-    /// Starts one more adapter, which repairs what the last ones have torn, and
-    /// looks whether all of it is there, and nothing by half.
+    /// Starts another adapter, which repairs partial records, and asserts that every
+    /// acknowledged report is there and none is partial.
     async fn assert_all_there(self, volume: &Path, shape: Shape) {
         let mut adapter = Adapter::start_on(volume, &[]).await;
         let client = adapter.client().await;
@@ -384,7 +384,7 @@ async fn killed_a_hundred_times_it_has_lost_nothing_that_it_acknowledged() {
         let mut adapter = Adapter::start_on(&volume, &[]).await;
         let done = Arc::new(AtomicUsize::new(0));
         let senders = life.senders(&adapter.client().await, 12, &done);
-        // Any moment will do; these are all different.
+        // Any moment will do; these all differ.
         let enough = 1 + number * 37 % 60;
         until("some reports", || (done.load(Ordering::Relaxed) >= enough).then_some(())).await;
         adapter.signal(Signal::KILL);
@@ -411,8 +411,8 @@ async fn killed_a_hundred_times_in_the_middle_of_a_write_it_has_repaired_every_e
         adapter.signal(Signal::KILL);
         assert_eq!(adapter.exit().await, 128 + 9);
         acknowledged.take(life, senders).await;
-        // A part of a record that nobody was told of, as a write leaves it that
-        // is killed halfway.
+        // A partial record that was not acknowledged, as left by a kill during a
+        // write.
         let mut left = adapter.read(file);
         if left.ends_with(end.as_bytes()) {
             let first = left.split_inclusive(|byte| *byte == b'\n').next().unwrap();
@@ -436,7 +436,7 @@ async fn a_volume_filled_and_freed_again_and_again_has_all_that_was_acknowledged
     for round in 0..8 {
         if round % 2 == 1 {
             let _ = std::fs::write(&ballast, vec![b'x'; 256 * 1024]);
-            // Room for some of them: how much a file's last page has left is chance.
+            // Room for some of them; the free part of each file's last page varies.
             let ballast = std::fs::File::options().write(true).open(&ballast).unwrap();
             ballast.set_len(ballast.metadata().unwrap().len().saturating_sub(8192)).unwrap();
         } else {

@@ -1,5 +1,5 @@
-//! Files that are rotated, limited, shared and repaired: always whole records,
-//! and none that was acknowledged is lost but by retention, which counts it.
+//! Rotated, limited, shared and repaired files: records are always whole, and only
+//! retention loses acknowledged ones, which it counts.
 
 use std::path::Path;
 use std::time::Instant;
@@ -17,14 +17,14 @@ async fn report(client: &Client, name: &str) -> Reply {
     client.unary(METRIC, &SHAPE.message(name)).await.unwrap()
 }
 
-/// Sends reports one after the other; each must be acknowledged.
+/// Sends reports one at a time; each must be acknowledged.
 async fn reports(client: &Client, names: impl IntoIterator<Item = usize>) {
     for name in names {
         assert_eq!(report(client, &name.to_string()).await, Reply::default());
     }
 }
 
-/// Every file of a directory, the rotated ones by age, with the names in it.
+/// Every file of a directory, rotated ones by age, with the names in it.
 fn held(dir: &Path) -> Vec<(String, Vec<String>)> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     let mut files: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
@@ -36,7 +36,7 @@ fn held(dir: &Path) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// How many bytes the files of a directory hold.
+/// Total bytes of the files in a directory.
 fn bytes_of(dir: &Path) -> usize {
     let entries = std::fs::read_dir(dir).unwrap();
     entries.map(|entry| entry.unwrap().metadata().unwrap().len() as usize).sum()
@@ -64,7 +64,7 @@ async fn a_file_is_rotated_before_it_grows_too_large_and_holds_whole_records() {
         let more = bytes + SHAPE.text("00").len();
         assert!(file == "out.txt" || more > 2048, "{file}: rotated too early, at {bytes}");
     }
-    // The highest number is the newest, and what isn't rotated newer still.
+    // The highest number is the newest; the file that is not rotated is newer still.
     let mut by_age = held[1..].to_vec();
     by_age.push(held[0].clone());
     assert_eq!(all(&by_age), numbered(0..40));
@@ -122,7 +122,7 @@ async fn as_many_rotated_files_are_kept_as_asked_and_the_deleted_bytes_counted()
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     let mut sent = 0;
-    // More are allowed, then fewer: exact in both directions.
+    // The limit is raised, then lowered: exact in both directions.
     for keep in [2, 6, 1, 0, 3] {
         let keep_text = keep.to_string();
         let args = ["--rotate-size", "1500", "--rotate-keep", &keep_text, "--metrics-port", "0"];
@@ -146,7 +146,7 @@ async fn as_many_rotated_files_are_kept_as_asked_and_the_deleted_bytes_counted()
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_rotated_grows_and_that_is_told_once() {
+async fn a_file_that_cannot_be_rotated_grows_and_that_is_logged_once() {
     let mut adapter = Adapter::start(&["--rotate-size", "1000"]).await;
     std::fs::write(adapter.volume.join("out.txt.999999"), "").unwrap();
     let client = adapter.client().await;
@@ -154,23 +154,23 @@ async fn a_file_that_cannot_be_rotated_grows_and_that_is_told_once() {
     assert_eq!(SHAPE.names(&adapter.read("out.txt")), numbered(0..20));
     drop(client);
     assert_eq!(adapter.stop().await, 0);
-    let told = adapter.log().iter().filter(|line| line.contains("has the last number there is")).count();
-    assert_eq!(told, 1, "{:?}", adapter.log());
+    let logged = adapter.log().iter().filter(|line| line.contains("has the last number there is")).count();
+    assert_eq!(logged, 1, "{:?}", adapter.log());
 }
 
 #[tokio::test]
 async fn files_of_others_are_neither_counted_nor_deleted_by_rotation() {
     let adapter = Adapter::start(&["--rotate-size", "1000", "--rotate-keep", "1"]).await;
-    let strangers = ["out.txt.1", "out.txt.0000001", "out.txt.00000x", "out.txt.old", "other.txt.000001"];
-    for name in strangers {
-        std::fs::write(adapter.volume.join(name), "a stranger's").unwrap();
+    let foreign = ["out.txt.1", "out.txt.0000001", "out.txt.00000x", "out.txt.old", "other.txt.000001"];
+    for name in foreign {
+        std::fs::write(adapter.volume.join(name), "foreign text").unwrap();
     }
     let client = adapter.client().await;
     reports(&client, 0..20).await;
-    for name in strangers {
-        assert_eq!(adapter.read(name), b"a stranger's", "{name}");
+    for name in foreign {
+        assert_eq!(adapter.read(name), b"foreign text", "{name}");
     }
-    assert_eq!(adapter.files().len(), strangers.len() + 2);
+    assert_eq!(adapter.files().len(), foreign.len() + 2);
 }
 
 #[tokio::test]
@@ -178,8 +178,8 @@ async fn a_full_budget_deletes_our_oldest_and_then_refuses() {
     let args = ["--rotate-size", "16KiB", "--rotate-keep", "100", "--max-volume-bytes", "128KiB"];
     let adapter = Adapter::start(&[&args[..], &["--metrics-port", "0"]].concat()).await;
     let client = adapter.client().await;
-    let stranger = adapter.volume.join("notes.000001");
-    std::fs::write(&stranger, "not ours").unwrap();
+    let foreign = adapter.volume.join("notes.000001");
+    std::fs::write(&foreign, "not ours").unwrap();
     reports(&client, 0..600).await;
     let total = || -> u64 {
         let entries = std::fs::read_dir(&adapter.volume).unwrap();
@@ -196,8 +196,8 @@ async fn a_full_budget_deletes_our_oldest_and_then_refuses() {
     sorted.sort_unstable();
     assert_eq!(sorted, (600 - kept.len()..600).collect::<Vec<_>>(), "the newest are kept");
 
-    // Something that isn't ours takes all the room there is.
-    std::fs::write(&stranger, vec![b'x'; 128 << 10]).unwrap();
+    // A foreign file takes all the room.
+    std::fs::write(&foreign, vec![b'x'; 128 << 10]).unwrap();
     let mut refused = Reply::default();
     for at in 600..1000 {
         refused = report(&client, &at.to_string()).await;
@@ -207,12 +207,12 @@ async fn a_full_budget_deletes_our_oldest_and_then_refuses() {
     }
     assert_eq!(refused.status, RESOURCE_EXHAUSTED, "{}", refused.message);
     assert!(refused.message.contains("--max-volume-bytes of 131072"), "{}", refused.message);
-    assert!(stranger.exists());
+    assert!(foreign.exists());
     let page = adapter.page();
     assert!(page.of("mygrpcadapter_write_errors_total", "reason", "limit") >= 1.0);
     assert_eq!(check(&client, "metric.HandleMetricService").await, Ok(ServingStatus::NotServing));
-    std::fs::remove_file(&stranger).unwrap();
-    adapter.logged("reports are taken again").await;
+    std::fs::remove_file(&foreign).unwrap();
+    adapter.logged("reports are accepted again").await;
     assert_eq!(report(&client, "after").await, Reply::default());
 }
 
@@ -233,7 +233,7 @@ async fn a_budget_without_rotation_refuses_when_it_is_full() {
     assert_eq!(all(&held(&adapter.volume)), acknowledged);
 }
 
-/// Sends reports by way of a client until it is told that they fail.
+/// Sends reports through a client; each must be acknowledged. Returns their names.
 async fn send_all(client: Client, names: Vec<String>) -> Vec<String> {
     for name in &names {
         assert_eq!(report(&client, name).await, Reply::default(), "{name}");
@@ -250,7 +250,7 @@ async fn two_adapters_write_whole_records_to_one_file_and_only_its_owner_rotates
     let mut second = Adapter::start_on(&volume, &args).await;
     let (one, two) = (first.client().await, second.client().await);
     reports(&one, 0..1).await;
-    // The second would rotate, but doesn't own the file.
+    // The second adapter would rotate, but does not own the file.
     let sends: Vec<_> = (0..4)
         .map(|at| {
             let client = if at % 2 == 0 { one.clone() } else { two.clone() };
@@ -263,7 +263,7 @@ async fn two_adapters_write_whole_records_to_one_file_and_only_its_owner_rotates
     assert_eq!(first.files(), ["out.txt"]);
     assert_each_once(&numbered(0..201), &all(&held(&volume)));
 
-    // When the first ends, the file is the second's.
+    // When the first exits, the second becomes the owner.
     drop(one);
     assert_eq!(first.stop().await, 0);
     reports(&two, 201..203).await;
@@ -283,7 +283,7 @@ async fn two_adapters_write_whole_records_to_one_file_and_only_its_owner_rotates
 }
 
 #[tokio::test]
-async fn two_adapters_of_which_one_keeps_nothing_lose_nothing_that_is_not_counted() {
+async fn two_adapters_of_which_one_keeps_nothing_lose_nothing_uncounted() {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     let args = ["--rotate-size", "1KiB", "--rotate-keep", "0", "--metrics-port", "0"];
@@ -300,7 +300,7 @@ async fn two_adapters_of_which_one_keeps_nothing_lose_nothing_that_is_not_counte
         |name: &str| adapters.iter().map(|adapter| adapter.page().single(name) as usize).sum::<usize>();
     let sent: usize = (0..8000).map(|name| SHAPE.text(&name.to_string()).len()).sum();
     let (deleted, kept) = (total("mygrpcadapter_deleted_bytes_total"), bytes_of(&volume));
-    // One that is written again may be counted in the file that is deleted, too.
+    // A report that is written again may also be counted in the deleted file.
     assert!(kept + deleted >= sent, "kept {kept}, deleted {deleted}, sent {sent}");
 }
 
@@ -320,9 +320,9 @@ async fn each_host_has_a_file_of_its_own_by_name() {
     }
 }
 
-/// Starts an adapter on a file that ends as given, has it take one report, and
-/// returns the file and what was logged of it.
-async fn mended(end: &str, json: bool) -> (String, bool) {
+/// Starts an adapter on a file with this end, sends one report, and returns the file
+/// and its log lines.
+async fn repaired(end: &str, json: bool) -> (String, bool) {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     std::fs::write(volume.join("out.txt"), end).unwrap();
@@ -333,18 +333,18 @@ async fn mended(end: &str, json: bool) -> (String, bool) {
     }
     assert_eq!(adapter.client().await.unary(METRIC, &message).await.unwrap(), Reply::default());
     assert_eq!(adapter.stop().await, 0);
-    // The last line: all the others are here, too.
+    // The last line, so all earlier ones are there.
     adapter.logged("stopped").await;
-    let told = adapter.log().iter().any(|line| line.contains("repaired the end of a file"));
-    (String::from_utf8(adapter.read("out.txt")).unwrap(), told)
+    let logged = adapter.log().iter().any(|line| line.contains("repaired the end of a file"));
+    (String::from_utf8(adapter.read("out.txt")).unwrap(), logged)
 }
 
 #[tokio::test]
 async fn a_torn_text_record_is_cut_and_the_whole_ones_before_it_stay() {
     let (whole, new) = (SHAPE.text("old"), SHAPE.text("new"));
     for cut in [1, 3, 10, 40, 200, whole.len() - 5, whole.len() - 1] {
-        let (file, told) = mended(&format!("{whole}{}", &whole[..cut]), false).await;
-        assert_eq!((&*file, told), (&*format!("{whole}{new}"), true), "{cut}");
+        let (file, logged) = repaired(&format!("{whole}{}", &whole[..cut]), false).await;
+        assert_eq!((&*file, logged), (&*format!("{whole}{new}"), true), "{cut}");
     }
 }
 
@@ -358,26 +358,26 @@ async fn a_torn_line_of_json_is_cut_and_the_whole_ones_before_it_stay() {
         (format!("{whole}\0\0\0\0"), whole.to_owned()),
         (whole[..9].to_owned(), String::new()),
     ] {
-        let (file, told) = mended(&end, true).await;
+        let (file, logged) = repaired(&end, true).await;
         let new = file.strip_prefix(&*kept).unwrap_or_else(|| panic!("{end:?}: {file}"));
         assert_eq!(names(new.as_bytes()), ["new"]);
-        assert!(told);
+        assert!(logged);
     }
 }
 
 #[tokio::test]
 async fn ends_that_are_not_ours_or_are_whole_are_kept() {
     let (whole, new) = (SHAPE.text("old"), SHAPE.text("new"));
-    for (end, between, told) in [
+    for (end, between, logged) in [
         (whole.clone(), "", false),
-        ("a stranger's line\n".into(), "", false),
-        ("a stranger's line without an end".into(), "\n", true),
-        (format!("{whole}a stranger's"), "\n", true),
+        ("a foreign line\n".into(), "", false),
+        ("a foreign line without an end".into(), "\n", true),
+        (format!("{whole}foreign text"), "\n", true),
         (String::new(), "", false),
     ] {
-        assert_eq!(mended(&end, false).await, (format!("{end}{between}{new}"), told), "{end:?}");
+        assert_eq!(repaired(&end, false).await, (format!("{end}{between}{new}"), logged), "{end:?}");
     }
-    let (file, told) = mended("a stranger's", true).await;
-    let new = file.strip_prefix("a stranger's\n").unwrap();
-    assert_eq!((names(new.as_bytes()), told), (vec!["new".to_owned()], true));
+    let (file, logged) = repaired("foreign text", true).await;
+    let new = file.strip_prefix("foreign text\n").unwrap();
+    assert_eq!((names(new.as_bytes()), logged), (vec!["new".to_owned()], true));
 }

@@ -1,4 +1,4 @@
-//! What is opened, deleted and counted in a volume, and how files are made there.
+//! Files opened, created, deleted and counted in a volume.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -43,12 +43,12 @@ fn make_odd_files(dir: &Path, outside: &Path) -> UnixListener {
 }
 
 #[tokio::test]
-async fn what_is_named_like_a_rotated_file_but_is_none_is_never_opened_or_deleted() {
+async fn a_lookalike_of_a_rotated_file_is_never_opened_or_deleted() {
     let scratch = Scratch::new();
     let (volume, outside) = (scratch.dir("volume"), scratch.path().join("outside"));
     std::fs::write(&outside, SHAPE.text("outside")).unwrap();
     let _socket = make_odd_files(&volume, &outside);
-    // The trial of a volume in trouble must not wait either.
+    // A trial write must not block on it either.
     mknodat(CWD, volume.join(".mygrpcadapter.trial"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
     let before = std::fs::read_dir(&volume).unwrap().count();
     let adapter = Adapter::start_on(&volume, &ROTATING).await;
@@ -80,7 +80,7 @@ async fn a_trial_works_whatever_has_its_name() {
     let _ = std::fs::write(&ballast, vec![b'x'; 64 << 10]);
     assert_eq!(client.unary(METRIC, &SHAPE.message("1")).await.unwrap().status, RESOURCE_EXHAUSTED);
     std::fs::remove_file(&ballast).unwrap();
-    adapter.logged("reports are taken again").await;
+    adapter.logged("reports are accepted again").await;
 }
 
 #[tokio::test]
@@ -89,8 +89,8 @@ async fn nothing_outside_is_deleted_while_a_directory_and_a_link_change_places()
     let (volume, outside) = (scratch.dir("volume"), scratch.dir("outside"));
     std::fs::create_dir(volume.join("dir")).unwrap();
     symlink(&outside, volume.join("link")).unwrap();
-    let strangers: Vec<_> = (1..400).map(|at| outside.join(format!("out.txt.{at:06}"))).collect();
-    for path in &strangers {
+    let foreign: Vec<_> = (1..400).map(|at| outside.join(format!("out.txt.{at:06}"))).collect();
+    for path in &foreign {
         std::fs::write(path, SHAPE.text("outside")).unwrap();
     }
     let adapter = Adapter::start_on(&volume, &[&ROTATING[..2], &["--rotate-keep", "0"]].concat()).await;
@@ -115,12 +115,12 @@ async fn nothing_outside_is_deleted_while_a_directory_and_a_link_change_places()
     ended.store(true, Ordering::Relaxed);
     exchange.join().unwrap();
     assert!(taken > 100, "{taken}");
-    let gone: Vec<_> = strangers.iter().filter(|path| !path.exists()).collect();
+    let gone: Vec<_> = foreign.iter().filter(|path| !path.exists()).collect();
     assert!(gone.is_empty(), "{gone:?}");
-    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), strangers.len(), "nothing was made there");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), foreign.len(), "nothing was made there");
 }
 
-/// What lies beneath a directory takes on its file system, as du(1) counts.
+/// Bytes allocated beneath a directory, as du(1) counts them.
 fn taken(dir: &Path) -> u64 {
     let own = std::fs::metadata(dir).unwrap().blocks() * 512;
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
@@ -158,7 +158,7 @@ async fn the_lowest_number_goes_first_whatever_the_clock_said() {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     let record = SHAPE.text("old").repeat(20);
-    // Rotated one after the other, while the clock was set back a day.
+    // Rotated in sequence, while the clock was set back a day.
     for number in 1..=6 {
         let path = volume.join(format!("out.txt.{number:06}"));
         std::fs::write(&path, &record).unwrap();
@@ -175,7 +175,7 @@ async fn the_lowest_number_goes_first_whatever_the_clock_said() {
 }
 
 #[tokio::test]
-async fn two_adapters_see_what_the_other_has_written_to_a_limited_volume() {
+async fn two_adapters_count_each_others_files_in_a_limited_volume() {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     let args = ["--max-volume-bytes", "256KiB"];
@@ -244,13 +244,13 @@ async fn files_grow_old_across_restarts_and_however_many_are_open() {
     let names: Vec<String> = (0..40).map(|at| format!("f{at}.txt")).collect();
     let rotated =
         |number: u32| names.iter().filter(|name| volume.join(format!("{name}.{number:06}")).exists()).count();
-    // No life is as long as the age.
+    // No life lasts as long as the age.
     for _ in 0..3 {
         report_to_all(&[], &volume, &names).await;
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
     assert_eq!(rotated(1), names.len());
-    // The time of birth is unknown, that of the last rotation is not.
+    // The birth time is unknown, but the time of the last rotation is known.
     let Some(wrapper) = refusing("statx", "inject=statx:error=EPERM", notes.to_str().unwrap()) else {
         return;
     };

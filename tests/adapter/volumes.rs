@@ -1,5 +1,5 @@
-//! Volumes that are full, read-only, stalled or dying: real mounts, each in a
-//! namespace of its own.
+//! Full, read-only, stalled and failing volumes: real mounts, each in its own
+//! namespace.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +14,12 @@ use crate::support::{Adapter, Client, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UN
 
 const REPORTS: &str = "metric.HandleMetricService";
 
-/// A volume on a mount of its own.
+/// A volume on its own mount.
 #[derive(Debug)]
 pub struct Mounted {
     pub namespace: Namespace,
     volume: PathBuf,
-    /// Last: the directory it is mounted on.
+    /// Last, so that it outlives the mount.
     _scratch: Scratch,
 }
 
@@ -64,7 +64,7 @@ impl Mounted {
     }
 }
 
-/// Waits until the report services serve.
+/// Waits until the report services are SERVING.
 async fn serves_again(client: &Client) {
     let mut reports = watch(client, REPORTS).await;
     while next(&mut reports).await != Some(ServingStatus::Serving) {}
@@ -112,9 +112,9 @@ async fn a_full_volume_refuses_whole_requests_and_recovers() {
 async fn nothing_is_put_behind_an_end_that_a_full_volume_has_no_room_to_repair() {
     let Some(mounted) = Mounted::tmpfs("size=64k") else { return };
     let (file, ballast) = (mounted.seen().join("out.txt"), mounted.seen().join("ballast"));
-    // Whole pages, so that a newline more needs another.
+    // Whole pages, so that one more newline needs another page.
     fill(&file, 8192);
-    // As much of it as there is room for.
+    // As much as fits.
     let _ = std::fs::write(&ballast, vec![b'x'; 64 * 1024]);
     let adapter = mounted.adapter(&[]).await;
     let client = adapter.client().await;
@@ -125,7 +125,7 @@ async fn nothing_is_put_behind_an_end_that_a_full_volume_has_no_room_to_repair()
         assert!(reply.message.contains("cannot write to out.txt and repair its end"), "{}", reply.message);
     }
     std::fs::remove_file(&ballast).unwrap();
-    adapter.logged("reports are taken again").await;
+    adapter.logged("reports are accepted again").await;
     assert_eq!(client.unary(METRIC, &shape.message("after")).await.unwrap(), Reply::default());
     let expected = format!("{}\n{}", "x".repeat(8192), shape.text("after"));
     assert_eq!(String::from_utf8(adapter.read("out.txt")).unwrap(), expected);
@@ -206,8 +206,8 @@ async fn a_stalled_volume_fills_the_queue_and_no_more_and_then_goes_on() {
     assert_eq!(client.unary(METRIC, &shape.message("before")).await.unwrap(), Reply::default());
 
     let frozen = Frozen::new(&mounted.namespace, mounted.path());
-    // One report of a MiB fills the queue; the others wait for room, or for the
-    // memory to be received in, in vain.
+    // One report of 1 MiB fills the queue; the others wait in vain for room, or for
+    // memory to be received into.
     let mut calls = tokio::task::JoinSet::new();
     for at in 0..12 {
         let (client, name) = (client.clone(), format!("during-{at}"));
@@ -237,7 +237,7 @@ async fn a_stalled_volume_fills_the_queue_and_no_more_and_then_goes_on() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_stalled_volume_waits_with_its_sender() {
+async fn reports_for_a_stalled_volume_wait_at_their_sender() {
     let Some(mounted) = Mounted::ext4() else { return };
     let adapter = mounted.adapter(&["--queue-timeout", "30s", "--metrics-port", "0"]).await;
     let shape = Shape { file: "out.txt", padding: 10_000 };
@@ -245,12 +245,12 @@ async fn what_waits_for_a_stalled_volume_waits_with_its_sender() {
     // 10 MB in all.
     let names: Vec<String> = (0..1000).map(|at| format!("n{at}")).collect();
     let calls = adapter.report_each(shape, &names, 250).await;
-    // One round is being written, one is queued, and the others wait.
+    // One batch is being written, one is queued, and the others wait.
     until("callers wait", || {
         (adapter.page().single("mygrpcadapter_requests_in_flight") >= 20.0).then_some(())
     })
     .await;
-    // Another connection is served as ever.
+    // Other connections are served as usual.
     assert_eq!(check(&adapter.client().await, "").await, Ok(ServingStatus::Serving));
     drop(frozen);
     adapter.assert_all_taken(calls, shape, &names).await;
@@ -259,7 +259,7 @@ async fn what_waits_for_a_stalled_volume_waits_with_its_sender() {
 }
 
 #[tokio::test]
-async fn what_a_stalled_volume_never_took_is_told_and_is_74() {
+async fn records_that_a_stalled_volume_never_took_are_logged_and_exit_with_74() {
     let Some(mounted) = Mounted::ext4() else { return };
     let mut adapter = mounted.adapter(&["--drain-timeout", "200ms"]).await;
     let client = adapter.client().await;
@@ -268,21 +268,21 @@ async fn what_a_stalled_volume_never_took_is_told_and_is_74() {
     let frozen = Frozen::new(&mounted.namespace, mounted.path());
     let mut call = client.open(METRIC).await.unwrap();
     call.send(framed(&shape.message("during")), true).unwrap();
-    // Answered when that report was taken in: a connection keeps its order.
+    // Answered once that report was received: a connection keeps its order.
     for _ in 0..3 {
         assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
     }
     adapter.signal(Signal::TERM);
     adapter.logged("the volume did not take what was queued").await;
-    // The kernel lets no process go that waits for a frozen file system.
+    // The kernel keeps a process alive while its file system is frozen.
     drop(frozen);
     assert_eq!(adapter.exit().await, 74);
-    assert!(!call.reply().await.is_ok_and(|reply| reply.status == OK), "acknowledged, but told as lost");
+    assert!(!call.reply().await.is_ok_and(|reply| reply.status == OK), "acknowledged, but reported as lost");
     assert_eq!(shape.names(&adapter.read("out.txt"))[0], "before");
 }
 
 #[tokio::test]
-async fn a_volume_that_dies_is_told_of_and_does_not_take_the_adapter_with_it() {
+async fn a_volume_that_fails_is_logged_and_does_not_end_the_adapter() {
     let Some(mounted) = Mounted::ext4() else { return };
     let mut adapter = mounted.adapter(&[]).await;
     let client = adapter.client().await;
@@ -297,6 +297,6 @@ async fn a_volume_that_dies_is_told_of_and_does_not_take_the_adapter_with_it() {
     }
     assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
     assert_eq!(check(&client, REPORTS).await, Ok(ServingStatus::NotServing));
-    // What it acknowledged can't be put on disk any more, and that is said.
+    // Acknowledged records cannot be synced any more, and the exit code says so.
     assert_eq!(adapter.stop().await, 74);
 }

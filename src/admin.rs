@@ -1,13 +1,11 @@
-//! The second port: `/metrics` for Prometheus, `/healthz` and `/readyz` for
-//! probes that know only HTTP.
+//! The metrics port: `/metrics` for Prometheus, `/healthz` and `/readyz` for HTTP
+//! probes.
 //!
-//! One request per connection, of which only the first line matters: that much
-//! HTTP/1 is less here than a library for it would be (70 kB of binary).
-
+//! It serves one request per connection and reads only the request line. An HTTP/1
+//! library would add 70 kB to the binary.
 //!
-//! Nobody is made to wait for a place: when there are too many connections, the
-//! oldest one gives way to the newest. What is given up ends with a reset, never
-//! with an end that could be taken for that of a page.
+//! At the connection limit a new connection evicts the oldest one. An aborted
+//! response ends with a reset, so that a client cannot take it for a complete one.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,28 +21,28 @@ use crate::health::Health;
 use crate::metrics::{Page, Position, Registry};
 use crate::server::accept;
 
-/// Prometheus, the kubelet, and someone looking: more than that is an attack.
+/// Enough for Prometheus, the kubelet and a few people.
 const MAX_CONNECTIONS: usize = 64;
-/// How long one may take to ask.
-const QUESTION: Duration = Duration::from_secs(2);
-/// How long all of it may take: as long as Prometheus waits at the most.
-const EXCHANGE: Duration = Duration::from_secs(60);
-/// The most bytes of a request's head, and of what may follow it.
+/// Time limit for the request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit for the whole connection: Prometheus's longest scrape timeout.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limits in bytes on the request head and on anything after it.
 const MAX_REQUEST: usize = 8 * 1024;
 const MAX_REST: usize = 1024 * 1024;
-/// Bytes that the kernel keeps for a peer that doesn't read, which count as our
-/// memory. It doubles this.
+/// The kernel's send buffer for a peer that does not read. It counts as our memory,
+/// and the kernel doubles this value.
 const SEND_BUFFER: usize = 16 * 1024;
 const TEXT: &str = "text/plain; charset=utf-8";
-/// Prometheus's own name for its text format.
+/// The content type of Prometheus's text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Where the answers come from.
+/// The data behind the answers.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// The numbers.
+    /// The metrics.
     pub registry: Registry,
-    /// Whether we serve.
+    /// The health of each service.
     pub health: Health,
 }
 
@@ -64,29 +62,28 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
             oldest.abort();
         }
         open.push_back(tokio::spawn(connection(stream, sources.clone())));
-        // A queue full of connections must not keep those from being served
-        // that were accepted before.
+        // Let accepted connections make progress while more are pending.
         tokio::task::yield_now().await;
     }
 }
 
 /// Answers on one connection, or resets it.
 async fn connection(stream: TcpStream, sources: Sources) {
-    match tokio::time::timeout(EXCHANGE, speak(stream, &sources)).await {
+    match tokio::time::timeout(CONNECTION_TIMEOUT, exchange(stream, &sources)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::debug!("a connection to the metrics port ended error={error}"),
         Err(_) => log::debug!("a connection to the metrics port took too long"),
     }
 }
 
-async fn speak(mut stream: TcpStream, sources: &Sources) -> io::Result<()> {
-    // As long as this holds, whatever ends the connection resets it.
+async fn exchange(mut stream: TcpStream, sources: &Sources) -> io::Result<()> {
+    // Until this is cleared, any early return resets the connection.
     stream.set_zero_linger()?;
-    // Pieces of a page are smaller than a segment: none must wait for the
-    // acknowledgement of the last.
+    // Pieces of a page are smaller than a segment; Nagle's algorithm would delay
+    // each.
     stream.set_nodelay(true)?;
     let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-    let request = tokio::time::timeout(QUESTION, read_head(&mut stream)).await;
+    let request = tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut stream)).await;
     let request = request.map_err(|_| io::ErrorKind::TimedOut)??;
     respond(&mut stream, &request, sources).await?;
     stream.shutdown().await?;
@@ -94,8 +91,8 @@ async fn speak(mut stream: TcpStream, sources: &Sources) -> io::Result<()> {
     SockRef::from(&stream).set_linger(None)
 }
 
-/// Reads and drops what a peer sends until it closes: bytes nobody has read
-/// would turn the end of the answer into a reset.
+/// Discards input until the peer closes: unread bytes would turn our close into a
+/// reset.
 async fn read_rest(stream: &mut TcpStream) -> io::Result<()> {
     let (mut block, mut total) = ([0; 512], 0);
     while total < MAX_REST {
@@ -107,7 +104,7 @@ async fn read_rest(stream: &mut TcpStream) -> io::Result<()> {
     Err(io::Error::other("more was sent than a request"))
 }
 
-/// Reads a request up to its empty line, or more than is answered.
+/// Reads a request up to its empty line, or to just past the limit.
 async fn read_head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut request = Vec::with_capacity(1024);
     while !has_empty_line(&request) && request.len() <= MAX_REQUEST {
@@ -122,13 +119,13 @@ fn has_empty_line(request: &[u8]) -> bool {
     request.windows(4).any(|end| end == b"\r\n\r\n")
 }
 
-/// How much of a request is looked at: its first line.
+/// The request line.
 #[derive(Debug)]
 struct Request<'a> {
     method: &'a [u8],
     path: &'a [u8],
     query: &'a [u8],
-    /// Whether it knows chunks: HTTP/1.1.
+    /// Whether the client understands chunked encoding: HTTP/1.1.
     is_current: bool,
 }
 
@@ -148,7 +145,7 @@ async fn respond(stream: &mut TcpStream, head: &[u8], sources: &Sources) -> io::
     let (status, text) = match (request.method, request.path) {
         _ if !has_empty_line(head) => ("431 Request Header Fields Too Large", "too much\n"),
         (b"GET" | b"HEAD", b"/metrics") => return page(stream, &request, &sources.registry).await,
-        // Alive as long as it can say so: a full disk is no reason to restart.
+        // Liveness only: a full disk is no reason to restart.
         (b"GET" | b"HEAD", b"/healthz") => ("200 OK", "ok\n"),
         (b"GET" | b"HEAD", b"/readyz") => readiness(&sources.health, request.query),
         (b"GET" | b"HEAD", _) => ("404 Not Found", "try /metrics, /healthz or /readyz\n"),
@@ -161,9 +158,9 @@ async fn respond(stream: &mut TcpStream, head: &[u8], sources: &Sources) -> io::
     stream.write_all(out.as_bytes()).await
 }
 
-/// Whether the service named by `service=NAME` is ready, as the health service
-/// would say. Without a name: unless it drains; a full volume is no reason to
-/// send authorization checks elsewhere.
+/// The readiness of the service named by `service=NAME`, as the health service
+/// reports it. Without a name: ready until the adapter drains, because a full volume
+/// is no reason to send authorization checks elsewhere.
 fn readiness(health: &Health, query: &[u8]) -> (&'static str, &'static str) {
     let mut pairs = query.split(|byte| *byte == b'&');
     let service = pairs.find_map(|pair| pair.strip_prefix(b"service=")).unwrap_or_default();
@@ -175,8 +172,8 @@ fn readiness(health: &Health, query: &[u8]) -> (&'static str, &'static str) {
     }
 }
 
-/// The metrics, piece by piece, each made when the last one is on its way: in
-/// chunks where the client knows them, else up to the end of the connection.
+/// Sends the metrics piece by piece, rendering each after the last one was written:
+/// as chunks for HTTP/1.1, else until the connection closes.
 async fn page(stream: &mut TcpStream, request: &Request<'_>, registry: &Registry) -> io::Result<()> {
     let encoding = if request.is_current { "Transfer-Encoding: chunked\r\n" } else { "" };
     let mut out = start("200 OK", EXPOSITION, encoding).into_bytes();
@@ -195,7 +192,7 @@ async fn page(stream: &mut TcpStream, request: &Request<'_>, registry: &Registry
     stream.write_all(last).await
 }
 
-/// Appends a piece, as a chunk or as it is. An empty chunk would be the last.
+/// Appends a piece, chunked if asked. An empty chunk would end the body.
 fn append(out: &mut Vec<u8>, piece: &[u8], chunked: bool) {
     if chunked && !piece.is_empty() {
         out.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
@@ -206,7 +203,7 @@ fn append(out: &mut Vec<u8>, piece: &[u8], chunked: bool) {
     }
 }
 
-/// The head of an answer; `length` is the header that says where it ends.
+/// The head of a response; `length` is the header that delimits its body.
 fn start(status: &str, kind: &str, length: &str) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{length}Connection: close\r\n\r\n")
 }

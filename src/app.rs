@@ -1,4 +1,4 @@
-//! All of it put together: bind what can fail, serve, drain, end.
+//! Wiring: binds everything that can fail, serves, drains, exits.
 
 use std::fmt;
 use std::io;
@@ -31,24 +31,24 @@ use crate::volume::pattern::Pattern;
 use crate::volume::retention::Retention;
 use crate::volume::{FilePath, Volume};
 
-/// Bytes that wait for the writer before requests have to wait themselves.
+/// Limit on queued bytes, above which requests wait.
 const QUEUE_BYTES: usize = 256 * 1024;
 
-/// How long a write may take before the volume counts as stalled.
+/// The duration of a write after which the volume counts as stalled.
 const STALL: Duration = Duration::from_secs(5);
 
-/// Why nothing is served; sysexits(3) gave the numbers.
+/// Why the adapter could not start; exit codes follow sysexits(3).
 #[derive(Debug)]
 pub enum StartError {
     /// The command line is wrong (64).
     Usage(String),
-    /// The file of keys can't be read (66).
+    /// The file of keys cannot be read (66).
     Keys(String),
-    /// The port can't be had (69).
+    /// The port cannot be bound (69).
     Port(String),
-    /// The system refuses something it never should (71).
+    /// The system refuses a resource (71).
     System(String),
-    /// The volume can't be written to (73).
+    /// The volume is not writable (73).
     Volume(String),
 }
 
@@ -77,7 +77,7 @@ impl fmt::Display for StartError {
     }
 }
 
-/// Everything that can fail, done: what is left is to serve.
+/// An adapter that is ready to serve.
 #[derive(Debug)]
 struct Bound {
     listener: TcpListener,
@@ -87,7 +87,7 @@ struct Bound {
     signals: Signals,
 }
 
-/// What front ends work on.
+/// The core that front ends use.
 #[derive(Debug)]
 struct Core {
     journal: Option<Arc<Journal>>,
@@ -97,7 +97,7 @@ struct Core {
     counters: Arc<Counters>,
 }
 
-/// Runs the adapter until a signal ends it.
+/// Runs the adapter until a signal stops it.
 pub fn run(args: Args) -> Result<ExitCode, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime =
@@ -172,7 +172,7 @@ fn open_journal(args: &Args, access_log: &Pattern) -> Result<Journal, StartError
         .map_err(|error| StartError::System(format!("cannot start the writer: {error}")))
 }
 
-/// What to do about a volume that can't be written in.
+/// A remedy for a volume that is not writable.
 fn advice(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::PermissionDenied {
         "let the adapter's group write there: fsGroup, or on a hostPath volume chgrp and chmod g+w"
@@ -252,7 +252,7 @@ fn services(core: &Core, ext_authz: ext_authz::Service, health: Health, budget: 
     Services { mixer, log, ext_authz, counters, health, calls, budget, unknown: Once::default() }
 }
 
-/// Everything that has numbers to show, in the order of the page.
+/// All metrics, in page order.
 fn registry(core: &Core, services: &Services, open: &Arc<Connections>) -> Registry {
     let journal: Arc<dyn Export> = match &core.journal {
         Some(journal) => Arc::clone(journal) as _,
@@ -290,7 +290,7 @@ fn say_where(listener: &TcpListener, admin: Option<&TcpListener>) {
     }
 }
 
-/// Writes what is queued and puts it on disk.
+/// Writes queued records and syncs files.
 async fn finish(core: &Core, drain_timeout: Duration) -> ExitCode {
     let dropped = core.log.end().await;
     if dropped > 0 {

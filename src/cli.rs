@@ -1,4 +1,4 @@
-//! The command line: what may be typed, and what it means.
+//! The command line: arguments and their parsers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,9 +12,8 @@ use crate::render::Format;
 /// `--version`: version and revision.
 pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
 
-/// An out-of-process adapter for Istio's Mixer. Serves gRPC in plaintext on all
-/// addresses: appends the instances it is sent to files on a volume, keeps a histogram of log entries,
-/// and answers authorization checks.
+/// An out-of-process adapter for Istio's Mixer. Serves gRPC in plaintext on all addresses: appends received
+/// instances to files on a volume, keeps a histogram of log entries, and answers authorization checks.
 #[derive(Debug, FromArgs)]
 #[argh(
     help_triggers("-h", "--help"),
@@ -30,15 +29,15 @@ pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), "
     error_code(74, "records were left unwritten at the end")
 )]
 pub struct Args {
-    /// the port for gRPC; 0 takes any free one (default: 8000)
+    /// port for gRPC; 0 for any free one (default: 8000)
     #[argh(positional, default = "8000")]
     pub port: u16,
 
-    /// the directory that holds all files; none for a deployment that writes none (default: /volume)
+    /// directory for all files; `none` to run without one (default: /volume)
     #[argh(option, arg_name = "DIR", default = "PathBuf::from(\"/volume\")")]
     pub volume: PathBuf,
 
-    /// the file of handlers that name none (default: out.txt)
+    /// file for handlers without file_path (default: out.txt)
     #[argh(option, arg_name = "PATH", default = "String::from(\"out.txt\")")]
     pub default_file: String,
 
@@ -47,11 +46,12 @@ pub struct Args {
     #[argh(option, arg_name = "PATH", default = "String::from(\"access.log\")")]
     pub access_log: String,
 
-    /// what records look like where the handler doesn't say: text or json (default: text)
+    /// format of records if the handler sets none: text or json (default: text)
     #[argh(option, arg_name = "FORMAT", from_str_fn(format), default = "Format::Text")]
     pub format: Format,
 
-    /// when acknowledged means on disk: never, interval=DURATION or always (default: never)
+    /// when to sync files to disk: never (only at exit), interval=DURATION, or always (before each reply)
+    /// (default: never)
     #[argh(option, arg_name = "WHEN", from_str_fn(fsync), default = "Fsync::Never")]
     pub fsync: Fsync,
 
@@ -63,24 +63,24 @@ pub struct Args {
     #[argh(option, arg_name = "DURATION", from_str_fn(duration))]
     pub rotate_age: Option<Duration>,
 
-    /// how many rotated files to keep of each (default: 5)
+    /// how many rotated files to keep per file (default: 5)
     #[argh(option, arg_name = "N", default = "5")]
     pub rotate_keep: u32,
 
-    /// keep all files in the volume below SIZE: delete rotated ones, oldest first, then refuse
+    /// keep all files in the volume below SIZE: delete the oldest rotated files, then refuse reports
     #[argh(option, arg_name = "SIZE", from_str_fn(size))]
     pub max_volume_bytes: Option<u64>,
 
-    /// the port for /metrics, /healthz and /readyz; off for none (default: 9145)
+    /// port for /metrics, /healthz and /readyz; `off` for none (default: 9145)
     #[argh(option, arg_name = "PORT", from_str_fn(port_or_off), default = "Some(9145)")]
     pub metrics_port: Option<u16>,
 
-    /// bounds of the latency histogram in seconds, ascending, as in 0.01,0.1,1; or gatewaymetric for that
-    /// adapter's own (default: Prometheus's usual ones)
+    /// upper bounds of the latency histogram's buckets in seconds, ascending, as in 0.01,0.1,1; or
+    /// gatewaymetric for that adapter's own (default: Prometheus's)
     #[argh(option, arg_name = "BOUNDS", from_str_fn(buckets), default = "Bounds(USUAL_BUCKETS.to_vec())")]
     pub buckets: Bounds,
 
-    /// series in the histogram; more share one (default: 2000)
+    /// maximum number of series in the histogram; the rest share one overflow series (default: 2000)
     #[argh(option, arg_name = "N", from_str_fn(count), default = "2000")]
     pub max_series: u32,
 
@@ -88,7 +88,7 @@ pub struct Args {
     #[argh(switch)]
     pub keep_query: bool,
 
-    /// a file of keys for authorization, one per line, read again when it changes
+    /// file of authorization keys, one per line, reloaded on change
     #[argh(option, arg_name = "PATH")]
     pub auth_keys_file: Option<PathBuf>,
 
@@ -134,7 +134,7 @@ pub struct Args {
     #[argh(option, arg_name = "N", from_str_fn(count), default = "1024")]
     pub max_connections: u32,
 
-    /// ask a connection to close after this time, give or take a tenth, so that replicas share the load
+    /// shut a connection down gracefully at this age, give or take a tenth, so that replicas share the load
     #[argh(option, arg_name = "DURATION", from_str_fn(duration))]
     pub max_connection_age: Option<Duration>,
 
@@ -142,11 +142,11 @@ pub struct Args {
     #[argh(switch)]
     pub reuse_port: bool,
 
-    /// how long to go on accepting after SIGTERM, while endpoints are withdrawn (default: 0s)
+    /// how long to keep accepting after SIGTERM, while endpoints are withdrawn (default: 0s)
     #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::ZERO")]
     pub drain_delay: Duration,
 
-    /// how long open calls and the queue may take to end after that (default: 5s)
+    /// time limit after that for calls to finish and the queue to be written (default: 5s)
     #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::from_secs(5)")]
     pub drain_timeout: Duration,
 
@@ -182,17 +182,17 @@ impl Args {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bounds(pub Vec<f64>);
 
-/// What became of reading the command line, other than arguments.
+/// A result of parsing other than arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Early {
-    /// Text that was asked for.
+    /// Requested text.
     Text(String),
-    /// What is wrong with it, in one line.
+    /// An error in one line.
     Usage(String),
 }
 
-/// Reads the words after the program's name. Both `--flag value` and
-/// `--flag=value` will do.
+/// Parses the arguments after the program's name. Accepts `--flag value` and
+/// `--flag=value`.
 pub fn parse(words: impl Iterator<Item = std::ffi::OsString>) -> Result<Args, Early> {
     let words: Result<Vec<String>, _> = words.map(std::ffi::OsString::into_string).collect();
     let words = words.map_err(|word| Early::Usage(format!("not UTF-8: {}", word.display())))?;
@@ -204,8 +204,8 @@ pub fn parse(words: impl Iterator<Item = std::ffi::OsString>) -> Result<Args, Ea
     if args.version { Err(Early::Text(format!("{VERSION}\n"))) } else { Ok(args) }
 }
 
-/// `--flag=value` as two words, anything else as it is. A switch takes no value
-/// and stays joined to it, to be refused.
+/// Splits `--flag=value`; anything else stays one word. A switch with a value stays
+/// joined, and is rejected.
 fn separate(word: &str) -> impl Iterator<Item = &str> {
     let (flag, value) = match word.split_once('=') {
         Some((flag, value)) if flag.starts_with("--") && !SWITCHES.contains(&flag) => (flag, Some(value)),
@@ -214,7 +214,7 @@ fn separate(word: &str) -> impl Iterator<Item = &str> {
     std::iter::once(flag).chain(value)
 }
 
-/// Reads a duration: a whole number and its unit.
+/// Parses a duration: an integer and a unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -231,7 +231,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads a size in bytes.
+/// Parses a size in bytes.
 fn size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -262,10 +262,10 @@ fn port_or_off(text: &str) -> Result<Option<u16>, String> {
     }
 }
 
-/// Reads the histogram's bounds.
+/// Parses the histogram's bounds.
 fn buckets(text: &str) -> Result<Bounds, String> {
     if text == "gatewaymetric" {
-        // Each bound is the last one plus the width, rounding and all.
+        // Each bound is the previous one plus the width, including rounding errors.
         let bounds = std::iter::successors(Some(-0.00099), |bound| Some(bound + 0.0001));
         return Ok(Bounds(bounds.take(20).collect()));
     }
@@ -276,9 +276,8 @@ fn buckets(text: &str) -> Result<Bounds, String> {
     })
 }
 
-/// Reads a plain decimal of at most 15 digits: both its digits and their power of
-/// ten are exact then, and so one division rounds right. std's own reader knows
-/// all decimals, by a table of 10 kB.
+/// Parses a plain decimal of at most 15 digits: its digits and its power of ten are
+/// exact, so a single division rounds correctly. std's parser needs a table of 10 kB.
 fn decimal(text: &str) -> Option<f64> {
     let (sign, text) = text.strip_prefix('-').map_or((1.0, text), |rest| (-1.0, rest));
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));

@@ -1,8 +1,8 @@
-//! Log entries as a Prometheus histogram of latency.
+//! Log entries as a Prometheus latency histogram.
 //!
-//! Names, labels and their values are those of the adapter whose dashboards are
-//! in use: `http_request_seconds_histogram` by endpoint, fullurl, host, method
-//! and status. Labels come from strangers, so their number and length are bounded.
+//! The name and labels are those of the gatewaymetric adapter, whose dashboards
+//! exist: `http_request_seconds_histogram` by endpoint, fullurl, host, method and
+//! status. Label values are untrusted, so their number and length are bounded.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -11,26 +11,26 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::metrics::{Counter, Description, Export, Page};
 use crate::render::go;
 
-/// The name that dashboards ask for.
+/// The metric name that dashboards query.
 pub const NAME: &str = "http_request_seconds_histogram";
-/// What the original called every endpoint.
+/// The original adapter's constant value of `endpoint`.
 const ENDPOINT: &[u8] = b"/test";
-/// The most bytes of one label's value.
+/// Length limit of a label value, in bytes.
 const MAX_LABEL: usize = 128;
-/// Series in one piece of the page: some 8 KB, for each reader that is slow.
+/// Series per piece of the page: about 8 KB, held per slow reader.
 const PIECE: usize = 4;
-/// Label value of the catch-all series used beyond `max_series`.
+/// Label value of the overflow series, used beyond `max_series`.
 const OVERFLOW: &[u8] = b"overflow";
-/// The longest latency, in seconds: a year. Streams may last for weeks; what is
-/// beyond that is no latency and would make the sum useless.
+/// The longest valid latency, in seconds: a year. Streams may last for weeks;
+/// anything longer would make the sum useless.
 const MAX_SECONDS: f64 = 365.0 * 86_400.0;
 
-/// How observations are sorted and labelled.
+/// Buckets and labels of the histogram.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Upper bounds in seconds, ascending, without the infinite one.
+    /// Upper bounds in seconds, ascending, without `+Inf`.
     pub buckets: Vec<f64>,
-    /// Series beyond this number go to one that says so.
+    /// Limit on series; further label sets share the overflow series.
     pub max_series: usize,
     /// Whether a URL keeps its query string.
     pub keep_query: bool,
@@ -38,12 +38,12 @@ pub struct Settings {
 
 #[derive(Debug)]
 struct Series {
-    /// How many observations fell into each bucket; the last is the infinite.
+    /// Observations per bucket; the last bucket is `+Inf`.
     counts: Vec<u64>,
     sum: f64,
 }
 
-/// Label sets as they are exposed, numbered in the order of their arrival.
+/// Rendered label sets, numbered in order of arrival.
 #[derive(Debug, Default)]
 struct LabelSets {
     /// Hash of a label set to its number. A collision is detected and counted
@@ -58,23 +58,23 @@ struct Table {
     labels: LabelSets,
     /// The series of each label set.
     series: Vec<Series>,
-    /// The number of the catch-all series, once there is one.
+    /// The number of the overflow series, once it exists.
     overflow: Option<usize>,
 }
 
-/// All series.
+/// All series, behind a lock.
 #[derive(Debug)]
 pub struct Histogram {
     settings: Settings,
     table: Mutex<Table>,
-    /// Observations that went to the overflow series.
+    /// Observations counted in the overflow series.
     pub overflowed: Counter,
-    /// Log entries without a latency, or with one that is none: negative, not
-    /// finite, or longer than a year.
+    /// Log entries without a valid latency: absent, negative, not finite, or longer
+    /// than a year.
     pub unmeasured: Counter,
 }
 
-/// One request, as its front end has it. The values are those of the labels.
+/// One request, as label values and a latency.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Observation<'a> {
     /// The URL, with or without its query.
@@ -85,34 +85,33 @@ pub struct Observation<'a> {
     pub method: &'a [u8],
     /// The HTTP status.
     pub status: &'a [u8],
-    /// The latency in seconds; `None` where it is unknown.
+    /// The latency in seconds; `None` if unknown.
     pub seconds: Option<f64>,
 }
 
 /// The series of an observation.
 #[derive(Clone, Copy, Debug)]
 enum Slot {
-    /// One of the histogram, by number.
+    /// An existing series, by number.
     Known(usize),
-    /// One that the request would add, by its number among these.
+    /// A series that the request would create, by its number among those.
     New(usize),
     Overflow,
 }
 
-/// What one request observes, to be added when all of it is known to be right;
-/// nothing of it is in the histogram before.
+/// The observations of one request. They enter the histogram together, after the
+/// whole request was accepted.
 #[derive(Debug, Default)]
 pub struct Observations {
     seen: Vec<(Slot, f64)>,
-    /// Label sets that the histogram doesn't have; at most as many as it has
-    /// room for.
+    /// Label sets new to the histogram, at most as many as it has room for.
     new: LabelSets,
     unmeasured: u64,
     labels: Vec<u8>,
 }
 
 impl Histogram {
-    /// No series yet.
+    /// A histogram without series.
     pub fn new(settings: Settings) -> Self {
         let (table, overflowed, unmeasured) = Default::default();
         Self { settings, table, overflowed, unmeasured }
@@ -122,7 +121,7 @@ impl Histogram {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes one observation.
+    /// Adds one observation to those of a request.
     pub fn note(&self, observation: &Observation, observations: &mut Observations) {
         let valid = |seconds: &f64| (0.0..=MAX_SECONDS).contains(seconds);
         let Some(seconds) = observation.seconds.filter(valid) else {
@@ -143,7 +142,7 @@ impl Histogram {
         observations.seen.push((slot, seconds));
     }
 
-    /// Adds what a request observed.
+    /// Adds the observations of a request to the histogram.
     pub fn add(&self, observations: &Observations) {
         self.unmeasured.add(observations.unmeasured);
         let mut table = self.lock();
@@ -163,8 +162,8 @@ impl Histogram {
         }
     }
 
-    /// Appends the series from `start` on to a page, `count` of them at the
-    /// most, and returns where to go on, if there are more.
+    /// Appends at most `count` series to a page, starting at `start`. Returns the
+    /// next start, if any are left.
     pub fn expose(&self, out: &mut Vec<u8>, start: usize, count: usize) -> Option<usize> {
         let table = self.lock();
         let end = table.series.len().min(start.saturating_add(count));
@@ -201,12 +200,12 @@ impl Histogram {
         out.push(b'\n');
     }
 
-    /// How many series there are.
+    /// The number of series.
     pub fn len(&self) -> usize {
         self.lock().series.len()
     }
 
-    /// Whether nothing has been observed yet.
+    /// Whether there is no series yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -234,7 +233,7 @@ impl Export for Histogram {
 }
 
 impl LabelSets {
-    /// The number of a label set: `Err` if another one has its hash.
+    /// The number of a label set, or `Err` if a different set has the same hash.
     fn find(&self, labels: &[u8]) -> Result<Option<usize>, Collision> {
         match self.numbers.get(&self.hasher.hash_one(labels)) {
             Some(number) if same(&self.sets[*number], labels) => Ok(Some(*number)),
@@ -243,7 +242,7 @@ impl LabelSets {
         }
     }
 
-    /// Adds a label set that isn't there, and returns its number.
+    /// Adds a new label set and returns its number.
     fn add(&mut self, labels: &[u8]) -> usize {
         let number = self.sets.len();
         self.numbers.insert(self.hasher.hash_one(labels), number);
@@ -252,13 +251,13 @@ impl LabelSets {
     }
 }
 
-/// Two label sets have the same hash.
+/// Two label sets share a hash.
 #[derive(Debug)]
 struct Collision;
 
 impl Table {
-    /// The series for these labels, among those that are here or those that a
-    /// request would add.
+    /// The series for these labels, among existing ones and those the request would
+    /// create.
     fn slot(&self, labels: &[u8], new: &mut LabelSets, max_series: usize) -> Slot {
         match (self.labels.find(labels), new.find(labels)) {
             (Ok(Some(number)), _) => Slot::Known(number),
@@ -270,8 +269,8 @@ impl Table {
         }
     }
 
-    /// The number of the series with these labels, made if there is room for it;
-    /// else that of the catch-all series.
+    /// The number of the series with these labels, created if there is room; else
+    /// that of the overflow series.
     fn number(&mut self, labels: &[u8], settings: &Settings) -> usize {
         match self.labels.find(labels) {
             Ok(Some(number)) => number,
@@ -280,7 +279,7 @@ impl Table {
         }
     }
 
-    /// The number of the catch-all series, which is made when it is needed.
+    /// The number of the overflow series, created on first use.
     fn overflow(&mut self, settings: &Settings) -> usize {
         if let Some(number) = self.overflow {
             return number;
@@ -300,14 +299,13 @@ impl Table {
     }
 }
 
-/// Whether two texts are the same, a word at a time: musl's memcmp goes byte by
-/// byte.
+/// Compares two texts a word at a time: musl's memcmp compares byte by byte.
 fn same(a: &[u8], b: &[u8]) -> bool {
     let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     a.len() == b.len() && a_words.iter().zip(b_words).all(|(a, b)| a == b) && a_rest == b_rest
 }
 
-/// Appends `name="value"`: made UTF-8, cut to its bound, escaped.
+/// Appends `name="value"`, with the value made UTF-8, truncated and escaped.
 fn label(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     if !out.is_empty() {
         out.push(b',');
@@ -388,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_get_no_more_series_than_allowed() {
+    fn callers_get_no_more_series_than_allowed() {
         let histogram = histogram(2, true);
         for url in [&b"/a?1"[..], b"/a?2", b"/a?3", b"/a?4", b"/a?1"] {
             observe(&histogram, of(url));
@@ -429,8 +427,8 @@ mod tests {
             }
             histogram.add(&observations);
             assert!(histogram.len() <= cap + 1);
-            // A page that is UTF-8, of lines that each end in a number behind a
-            // label set whose quotes are paired.
+            // The page is UTF-8; each line is a label set with balanced quotes and a
+            // number.
             let page = page(&histogram);
             let mut counted = 0;
             for line in page.lines() {

@@ -1,23 +1,23 @@
-//! An out-of-process adapter for Istio's Mixer: reports become records in a file.
+//! An out-of-process adapter for service meshes: reports become records in a file.
 //!
 //! Data flows one way. In reading order:
 //!
 //! | module | what flows there |
 //! |---|---|
 //! | [`server`] | connections to requests, HTTP/2 |
-//! | [`grpc`] | requests to messages, and answers back |
+//! | [`grpc`] | requests to messages, answers to responses |
 //! | [`frontends::mixer`] | Mixer's messages, walked in place, to records |
 //! | [`frontends::envoy`] | Envoy's authorization checks to verdicts, access logs and log records to lines |
-//! | [`record`] | one instance, borrowed from the bytes it came in |
+//! | [`record`] | one instance, borrowed from the request |
 //! | [`render`] | records to text |
 //! | [`histogram`], [`policy`] | records to a latency, tokens to a verdict |
-//! | [`journal`] | text to the batch of a file, and the word back that it is written |
+//! | [`journal`] | text to the batch of a file, and the outcome of its write |
 //! | [`volume`] | batches to files |
-//! | [`metrics`], [`process`], [`admin`] | what was done, in numbers, on a port of its own |
-//! | [`grpc::health`], [`shutdown`] | whether we serve, and how we stop |
+//! | [`metrics`], [`process`], [`admin`] | counters and gauges, on the metrics port |
+//! | [`grpc::health`], [`shutdown`] | health, graceful shutdown |
 //! | [`logging`], [`quoted`], [`once`] | log lines, foreign bytes in text, what is logged once |
 //! | [`tools`] | `cat`, `tail`, `probe` |
-//! | [`cli`], [`app`] | the command line, and all of it put together |
+//! | [`cli`], [`app`] | the command line, and the wiring of all of the above |
 //!
 //! A front end (as `frontends::mixer`) speaks one wire protocol and knows nothing of files;
 //! the core (`record` to `volume`) knows nothing of protobuf, gRPC or async.

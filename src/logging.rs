@@ -1,9 +1,9 @@
-//! Log lines on stderr, for which nothing ever waits.
+//! Log lines on stderr, without ever blocking the caller.
 //!
-//! Whoever logs appends to a bounded queue; a thread of its own writes the queue
-//! to stderr and may block there for as long as a full pipe, a stopped terminal
-//! or a stalled disk does. A line that finds no room is dropped and counted, and
-//! the next one that is written has a line before it that says how many.
+//! A log call appends to a bounded queue. A dedicated thread writes the queue to
+//! stderr and may block on a full pipe, a stopped terminal or a stalled disk. When
+//! the queue is full, new lines are dropped and counted; a notice with the count
+//! follows.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -16,24 +16,25 @@ use log::{Level, LevelFilter};
 use crate::quoted::one_line;
 use crate::render::go;
 
-/// Bytes that may wait to be written; as many may be on their way.
+/// Limit of the queue in bytes; a batch of the same size may be in flight.
 const QUEUE_BYTES: usize = 32 * 1024;
-/// The most bytes of one line's text.
+/// Length limit of one line's text, in bytes.
 const MAX_TEXT: usize = 4 * 1024;
-/// How long a process that ends waits for its last lines to be written.
+/// How long to wait at exit for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_millis(500);
-/// How long to wait where another process has made stderr non-blocking.
+/// Pause before a retry if another process made stderr non-blocking.
 const RETRY: Duration = Duration::from_millis(10);
-/// What is shown unless `RUST_LOG` says otherwise.
+/// The log level without `RUST_LOG`.
 const DEFAULT: LevelFilter = LevelFilter::Info;
 
 static LOG: Pending = Pending { queue: Mutex::new(Queue::new()), changed: Condvar::new() };
 
-/// Starts the thread that writes, and sends all log lines its way. `RUST_LOG`
-/// says what is shown. An error if the system gives no thread.
+/// Starts the writer thread and installs the logger, filtered by `RUST_LOG`. Fails if
+/// the system cannot create a thread.
 pub fn start() -> io::Result<()> {
     let wanted = std::env::var("RUST_LOG").unwrap_or_default();
-    // env_logger would print its complaint to stderr itself, and wait for that.
+    // Parsed here first: env_logger would print its error to stderr itself, and
+    // block.
     let invalid = env_filter::Builder::new().try_parse(&wanted).err();
     let mut builder = env_logger::Builder::new();
     match &invalid {
@@ -50,30 +51,30 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Prints a line that is no log line, whatever `RUST_LOG` says.
+/// Prints a line regardless of `RUST_LOG`.
 pub fn say(text: impl Display) {
     LOG.push(format!("{}\n", cut(one_line(&text.to_string()).as_ref())).as_bytes());
 }
 
-/// Waits until the last line is written, or half a second.
+/// Waits up to half a second for the last lines to be written.
 pub fn finish() {
     let waiting = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
     let _ = LOG.changed.wait_timeout_while(LOG.lock(), LAST_LINES, waiting);
 }
 
-/// How many lines were dropped since the start.
+/// Lines dropped since the start.
 pub fn dropped() -> u64 {
     LOG.lock().dropped_ever
 }
 
-/// Lines that wait to be written.
+/// Pending lines.
 #[derive(Debug)]
 struct Queue {
     lines: Vec<u8>,
-    /// Lines dropped and not yet told of.
+    /// Dropped lines not yet reported.
     dropped: u64,
     dropped_ever: u64,
-    /// Whether lines have been taken and are not written yet.
+    /// Whether a batch is being written.
     writing: bool,
 }
 
@@ -95,25 +96,25 @@ impl Queue {
         self.dropped_ever += count;
     }
 
-    /// Moves all lines to `batch`, and tells of the dropped ones, which came
-    /// after them. Returns how many it tells of.
+    /// Moves all lines to `batch`, followed by a notice of dropped ones. Returns the
+    /// number of lines that the notice reports.
     fn take(&mut self, batch: &mut Vec<u8>) -> u64 {
         batch.clear();
         std::mem::swap(&mut self.lines, batch);
-        let told = std::mem::take(&mut self.dropped);
-        if told > 0 {
-            let notice = format!("log lines were dropped, stderr did not take them count={told}");
+        let reported = std::mem::take(&mut self.dropped);
+        if reported > 0 {
+            let notice = format!("log lines were dropped, stderr did not take them count={reported}");
             batch.extend(formatted(Level::Warn, notice));
         }
-        told
+        reported
     }
 }
 
-/// The queue, and whoever waits for a change of it.
+/// The queue, and a signal for its changes.
 #[derive(Debug)]
 struct Pending {
     queue: Mutex<Queue>,
-    /// There are lines to write, or they have been written.
+    /// Lines were added, or a batch was written.
     changed: Condvar,
 }
 
@@ -127,7 +128,7 @@ impl Pending {
         self.changed.notify_all();
     }
 
-    /// Writes what is logged, for as long as the process lives.
+    /// Writes pending lines for the life of the process.
     fn write(&self) {
         let mut batch = Vec::new();
         let mut queue = self.lock();
@@ -137,20 +138,20 @@ impl Pending {
             let empty = |queue: &mut Queue| queue.lines.is_empty();
             queue = self.changed.wait_while(queue, empty).unwrap_or_else(PoisonError::into_inner);
             queue.writing = true;
-            let told = queue.take(&mut batch);
+            let reported = queue.take(&mut batch);
             drop(queue);
             let lost = write_all(&mut io::stderr(), &batch);
             queue = self.lock();
             if lost > 0 {
-                // The last of the lost lines is that which told of others.
-                queue.dropped += told;
-                queue.drop_lines(lost - u64::from(told > 0));
+                // The notice comes last, so it was lost, too. It is not itself a log line.
+                queue.dropped += reported;
+                queue.drop_lines(lost - u64::from(reported > 0));
             }
         }
     }
 }
 
-/// Where env_logger writes: one line at a time.
+/// The target of env_logger: one write per line.
 struct ToQueue;
 
 impl Write for ToQueue {
@@ -164,7 +165,7 @@ impl Write for ToQueue {
     }
 }
 
-/// Time, level and text, in one line whatever is in the text.
+/// Time, level and text on one line; control characters in the text are escaped.
 fn formatted(level: Level, text: impl Display) -> Vec<u8> {
     let mut line = Vec::with_capacity(128);
     go::now(&mut line);
@@ -173,7 +174,7 @@ fn formatted(level: Level, text: impl Display) -> Vec<u8> {
     line
 }
 
-/// The text as far as it fits in a line.
+/// The text, truncated to the limit.
 fn cut(text: &str) -> &str {
     let mut end = text.len().min(MAX_TEXT);
     while !text.is_char_boundary(end) {
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_drops_lines_and_tells_of_them_behind_those_it_has() {
+    fn a_full_queue_drops_lines_and_reports_them_after_the_pending_ones() {
         let mut queue = Queue::new();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         for _ in 0..40 {
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!((&*batch, queue.dropped_ever), (&b"next\n"[..], 8));
     }
 
-    /// Takes so many bytes, then fails.
+    /// Accepts this many bytes, then fails.
     struct Short(usize);
 
     impl Write for Short {

@@ -1,4 +1,4 @@
-//! The program: allocator, words, logger, run, exit code.
+//! The program: allocator, arguments, logger, run, exit code.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use mygrpcadapter::cli::{self, Early};
 use mygrpcadapter::logging;
 use mygrpcadapter::tools::Tool;
 
-/// musl's own malloc takes a lock and a system call where this takes neither.
+/// musl's malloc takes a lock and often a system call; mimalloc takes neither.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let code = match cli::parse(words.into_iter().skip(1)) {
         Ok(args) => run(args).unwrap_or_else(|error| refuse(&error)),
         Err(Early::Text(text)) => {
-            // A reader that closed the pipe has seen what it wanted.
+            // A closed pipe is no error: the reader has seen enough.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// One line on stderr, whatever the log level.
+/// Prints one line on stderr, at any log level.
 fn refuse(error: &StartError) -> ExitCode {
     logging::say(format_args!("mygrpcadapter: {error}"));
     ExitCode::from(error.code())

@@ -1,25 +1,24 @@
-//! A message as a front end gets it: bytes, and how long they may wait.
+//! A message for a front end: its bytes, and how long it may wait.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-/// A message. `H` is what it holds of the server's bounds, given back when it is
-/// dropped.
+/// A message. `H` is its permit: a share of the server's budgets, released on drop.
 #[derive(Debug)]
 pub struct Message<H> {
-    /// The message as it came.
+    /// The encoded message.
     pub bytes: Bytes,
     /// How long it may still wait for room.
     pub patience: Patience,
-    /// What it holds of the bounds.
+    /// Its share of the server's budgets.
     pub held: H,
 }
 
 impl<H> Message<H> {
-    /// Lets go of the buffer that others' messages came in, too. Larger ones are
-    /// in one of their own.
+    /// Copies a small message out of the shared read buffer, so that waiting does not
+    /// pin the buffer. A message of 16 KiB or more has its own buffer.
     pub fn detach(&mut self) {
         if self.bytes.len() < 16 * 1024 {
             self.bytes = Bytes::copy_from_slice(&self.bytes);
@@ -27,36 +26,36 @@ impl<H> Message<H> {
     }
 }
 
-/// How long a request may still wait for room, wherever it has to.
+/// How long a request may still wait for room, over all of its waits.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     left: Duration,
-    /// When the caller stops waiting.
+    /// The caller's deadline.
     deadline: Option<Instant>,
 }
 
-/// Who would wait no longer.
+/// Whose limit a wait exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Late {
-    /// The queue was full for too long.
+    /// The queue timeout.
     Queue,
-    /// The caller.
+    /// The caller's deadline.
     Caller,
 }
 
 impl Patience {
-    /// For a request that comes now, may wait for `left`, and whose caller waits
-    /// for `timeout` if it says so.
+    /// For a new request that may wait for `left`, and whose caller waits for
+    /// `timeout`, if given.
     pub fn new(left: Duration, timeout: Option<Duration>) -> Self {
         Self { left, deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)) }
     }
 
-    /// Whether the caller has given up.
+    /// Whether the caller's deadline has passed.
     pub fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Waits for something, and notes how long that took.
+    /// Waits for `room` and deducts the time it took.
     pub async fn wait<T>(&mut self, room: impl Future<Output = T>) -> Result<T, Late> {
         let start = Instant::now();
         let until = start.checked_add(self.left).into_iter().chain(self.deadline).min();

@@ -1,22 +1,22 @@
-//! Numbers that the parts of the program count, and their text in Prometheus's
-//! format. Knows none of these parts: each owns its numbers and exports them.
+//! Counters and gauges, and their text in Prometheus's format. Knows none of the
+//! modules that count: each owns its metrics and exports them.
 
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds to it.
+    /// Adds to the counter.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// The sum of all that was added.
+    /// The current total.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -32,17 +32,17 @@ impl Gauge {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes one off.
+    /// Subtracts one.
     pub fn decrement(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Sets it.
+    /// Sets the value.
     pub fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The value now.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -69,7 +69,7 @@ pub struct Family<const N: usize> {
 }
 
 impl<const N: usize> Family<N> {
-    /// All zero; `values` are those of `label`, in the order of [`Family::at`].
+    /// All zero. `values` are the label's values, in the order of [`Family::at`].
     pub fn new(
         name: &'static str,
         help: &'static str,
@@ -80,12 +80,12 @@ impl<const N: usize> Family<N> {
         Self { about, label, values, counters: std::array::from_fn(|_| Arc::default()) }
     }
 
-    /// The counter of the value at this index.
+    /// The counter at this index of the values.
     pub fn at(&self, index: usize) -> &Arc<Counter> {
         &self.counters[index]
     }
 
-    /// Appends all of its samples.
+    /// Appends all samples.
     pub fn export(&self, page: &mut Page) {
         page.describe(self.about);
         for (value, counter) in self.values.iter().zip(&self.counters) {
@@ -94,14 +94,14 @@ impl<const N: usize> Family<N> {
     }
 }
 
-/// A part of the program that has numbers to show.
+/// A source of metrics.
 pub trait Export: Send + Sync {
-    /// Appends its numbers from `start` on, a bounded part at a time: returns
-    /// where to go on, if there are more.
+    /// Appends a bounded number of metrics, from `start` on. Returns the next start,
+    /// if any are left.
     fn export(&self, page: &mut Page, start: usize) -> Option<usize>;
 }
 
-/// Everything that exports numbers, in the order of the page.
+/// All sources of metrics, in page order.
 #[derive(Clone, Default)]
 pub struct Registry(Vec<Arc<dyn Export>>);
 
@@ -111,7 +111,7 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Where a page that is read in pieces goes on.
+/// The position of the next piece of a page.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Position {
     part: usize,
@@ -119,13 +119,12 @@ pub struct Position {
 }
 
 impl Registry {
-    /// Adds a part behind those that are there.
+    /// Adds a source at the end.
     pub fn add(&mut self, part: Arc<dyn Export>) {
         self.0.push(part);
     }
 
-    /// Appends the piece of the page at `at`, and returns where the next one
-    /// begins, if there is one.
+    /// Appends the piece at `at`. Returns the position of the next one, if any.
     pub fn piece(&self, at: Position, page: &mut Page) -> Option<Position> {
         let part = self.0.get(at.part)?;
         match part.export(page, at.start) {
@@ -135,7 +134,7 @@ impl Registry {
     }
 }
 
-/// The text of a page, or of a piece of it.
+/// The text of a page or a piece of it.
 #[derive(Debug, Default)]
 pub struct Page {
     /// The text so far.
@@ -149,8 +148,7 @@ impl Page {
         let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
-    /// Appends one sample. Values of labels are the program's own and need no
-    /// escapes.
+    /// Appends one sample. Label values are constants and need no escaping.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         self.text.extend_from_slice(name.as_bytes());
         for (at, (label, of)) in labels.iter().enumerate() {

@@ -1,6 +1,6 @@
-//! What `build.rs` made of `proto/`: configs, answers, health.
+//! Code generated from `proto/` by `build.rs`: configs, answers, health.
 //!
-//! Generated code stays behind this fence; so do its lints.
+//! The lints that generated code fails are disabled for this module only.
 
 #![allow(
     missing_docs,

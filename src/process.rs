@@ -1,12 +1,11 @@
-//! The process itself in numbers, under the names that Prometheus's own libraries
-//! use.
+//! Metrics of the process, under the names that Prometheus's client libraries use.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::logging;
 use crate::metrics::{Description, Export, Page};
 
-/// The unit of CPU time in `/proc`, per second, on every architecture we build for.
+/// Clock ticks per second in `/proc`, on every architecture we build for.
 const TICKS: f64 = 100.0;
 
 /// This process.
@@ -16,7 +15,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// One that starts now.
+    /// Metrics of a process that starts now.
     pub fn starting() -> Self {
         Self { started: SystemTime::now() }
     }
@@ -42,7 +41,7 @@ impl Export for Process {
         page.describe(about);
         page.sample(about.name, &[], cpu_seconds());
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
-            // One of them is the directory itself.
+            // One descriptor is the open directory itself.
             let open = entries.count().saturating_sub(1);
             page.gauge("process_open_fds", "Open file descriptors.", open as f64);
         }
@@ -51,7 +50,7 @@ impl Export for Process {
 }
 
 fn build_info(page: &mut Page) {
-    let help = "Always 1; the labels tell what is running.";
+    let help = "Always 1; the labels identify the build.";
     let about = Description { name: "mygrpcadapter_build_info", kind: "gauge", help };
     let labels = [("version", env!("CARGO_PKG_VERSION")), ("revision", env!("REVISION"))];
     page.describe(about);
@@ -65,9 +64,9 @@ fn resident_bytes() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-/// CPU time of user and system together.
+/// User and system CPU time.
 fn cpu_seconds() -> f64 {
-    // The fields after the name, which may have anything in it but ends in `)`.
+    // The fields after the name; the name may contain anything and ends with `)`.
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();

@@ -1,21 +1,20 @@
-//! Foreign bytes in text of ours: log lines, errors, answers.
+//! Untrusted bytes in log lines, errors and answers.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The most bytes that are shown of one value.
+/// Limit on the bytes shown of one value.
 const MAX_SHOWN: usize = 128;
 
-/// A value that came from elsewhere: quoted, escaped to ASCII, at most 128
-/// bytes of it.
+/// An untrusted value: quoted, escaped to ASCII, truncated to 128 bytes.
 pub fn quoted(bytes: &[u8]) -> String {
     let shown = &bytes[..bytes.len().min(MAX_SHOWN)];
     let ellipsis = if shown.len() < bytes.len() { "..." } else { "" };
     format!("\"{}{ellipsis}\"", shown.escape_ascii())
 }
 
-/// A text without control characters: each is escaped as in Rust, `\n` or
-/// `\u{1b}`. The last guard of every line that is printed, whatever is in it.
+/// A text without control characters: each is escaped as in Rust, `\n` or `\u{1b}`.
+/// The last safeguard of every printed line.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);

@@ -1,54 +1,54 @@
-//! Why a request is not taken, or a record not written: one kind, one label, one
-//! line of text, and whom it concerns.
+//! Why a request is refused or a record not written: reason, metric label, one line
+//! of text, and scope.
 
 use std::fmt;
 use std::sync::Arc;
 
 use records::protobuf::wire::Malformed;
 
-/// The kind of a refusal. Labels are those of the metrics.
+/// The reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The message can't be decoded.
+    /// The message cannot be decoded.
     Malformed,
     /// The handler's config is wrong.
     Config,
-    /// It needs a volume, and there is none.
+    /// It needs a volume, and none is configured.
     NoVolume,
     /// It has too many instances.
     Instances,
-    /// It becomes too many bytes.
+    /// Its rendered records are too large.
     Rendered,
-    /// There was no room in the queue for too long; not a failure of the volume.
+    /// The queue was full for the whole queue timeout; no failure of the volume.
     Queue,
-    /// The caller waits no longer.
+    /// The caller's deadline has passed.
     Deadline,
-    /// A record of a verdict that found no room.
+    /// No room for an audit record.
     Audit,
     /// The path breaks a rule.
     Path,
     /// The disk or its quota is full.
     Full,
-    /// `--max-volume-bytes` is reached, and nothing of ours is left to delete.
+    /// `--max-volume-bytes` is reached, and no rotated file is left to delete.
     Limit,
     /// The file system is read-only.
     ReadOnly,
     /// The volume or the file has disappeared.
     Gone,
-    /// The process or the system has no descriptors left.
+    /// The process or the system is out of file descriptors.
     Descriptors,
     /// A write takes too long.
     Stalled,
-    /// The device fails.
+    /// An I/O error of the device.
     Io,
-    /// The system refuses this file alone.
+    /// The system denies access to this file.
     Denied,
-    /// The adapter stops.
+    /// The adapter is shutting down.
     Closing,
 }
 
 impl Reason {
-    /// Those of requests that are refused before the volume is tried.
+    /// Reasons to refuse a request before any write.
     pub const REQUEST: [Self; 8] = [
         Self::Malformed,
         Self::Config,
@@ -59,7 +59,7 @@ impl Reason {
         Self::Deadline,
         Self::Audit,
     ];
-    /// Those that a write fails with.
+    /// Reasons of a failed write.
     pub const WRITE: [Self; 9] = [
         Self::Path,
         Self::Full,
@@ -111,40 +111,40 @@ impl Reason {
     }
 }
 
-/// Whether a refusal concerns one request, one file, or every file of the volume.
+/// Whether a refusal affects one request, one file, or the whole volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The caller asked for something impossible, or at the wrong time.
+    /// One request.
     Request,
-    /// This file can't be written; others may.
+    /// One file; others may still be writable.
     File,
-    /// No file can be written.
+    /// Every file of the volume.
     Volume,
 }
 
-/// Why a request is not taken, or a record not written.
+/// Why a request is refused or a record not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The kind.
+    /// The reason.
     pub reason: Reason,
-    /// Whom it concerns.
+    /// The scope.
     pub scope: Scope,
-    /// One line that says what couldn't be done, and why.
+    /// One line of text: the failed action and its cause.
     pub text: Arc<str>,
 }
 
 impl Refusal {
-    /// A refusal in words, of the scope that its kind has.
+    /// A refusal with the default scope of its reason.
     pub fn new(reason: Reason, text: impl Into<Arc<str>>) -> Self {
         Self { reason, scope: reason.scope(), text: text.into() }
     }
 
-    /// The same refusal, of one file alone.
+    /// The same refusal, limited to one file.
     pub fn of_file(self) -> Self {
         Self { scope: Scope::File, ..self }
     }
 
-    /// Of a request that nobody waits for any more.
+    /// The refusal of a request whose caller's deadline has passed.
     pub fn late() -> Self {
         Self::new(Reason::Deadline, "the caller's timeout has passed; nothing was written")
     }

@@ -1,4 +1,4 @@
-//! How we stop: signals, and the phases they set off.
+//! Graceful shutdown: signals, and the phases they start.
 
 use std::io;
 use std::process::ExitCode;
@@ -14,27 +14,27 @@ const USR1: i32 = 10;
 const USR2: i32 = 12;
 const XFSZ: i32 = 25;
 
-/// The signals that ask us to stop.
+/// The signals that stop the process.
 const ENDING: [(i32, &str); 4] = [(15, "SIGTERM"), (2, "SIGINT"), (HUP, "SIGHUP"), (3, "SIGQUIT")];
-/// Signals that would kill us and mean nothing here. With a handler of XFSZ, a
+/// Signals that would kill the process and mean nothing here. With SIGXFSZ handled, a
 /// write beyond `ulimit -f` fails with EFBIG.
 const MEANINGLESS: [i32; 3] = [USR1, USR2, XFSZ];
-/// A signal this soon after the first is the same request: `timeout` sends it to
-/// the process and then to its group.
+/// A second signal within this time repeats the first: `timeout` signals the process,
+/// then its group.
 const REPEATED: Duration = Duration::from_millis(500);
 
-/// The signals that ask us to stop. Registered before anything is served: as
-/// PID 1 a signal without a handler is ignored by the kernel.
+/// Handlers of the signals that stop the process. Registered before anything is
+/// served: for PID 1 the kernel ignores a signal without a handler.
 #[derive(Debug)]
 pub struct Signals(Vec<(Signal, &'static str, u8)>);
 
 impl Signals {
-    /// Registers for SIGTERM, SIGINT, SIGHUP (unless it is ignored already, as
-    /// nohup does) and SIGQUIT. SIGUSR1, SIGUSR2 and SIGXFSZ do nothing from
-    /// now on. Needs a runtime with I/O.
+    /// Registers SIGTERM, SIGINT, SIGQUIT, and SIGHUP unless it is ignored, as under
+    /// nohup. SIGUSR1, SIGUSR2 and SIGXFSZ have no effect from now on. Needs a
+    /// runtime with I/O.
     pub fn register() -> io::Result<Self> {
         for number in MEANINGLESS {
-            // The handler stays for as long as the process.
+            // The handler stays for the life of the process.
             let _ = signal(SignalKind::from_raw(number))?;
         }
         let mut ending = Vec::with_capacity(ENDING.len());
@@ -46,8 +46,7 @@ impl Signals {
         Ok(Self(ending))
     }
 
-    /// Waits for any of them. Returns its name and the exit code of a process
-    /// that it ends at once.
+    /// Waits for a signal. Returns its name and the exit code for a forced exit.
     pub async fn next(&mut self) -> (&'static str, u8) {
         std::future::poll_fn(|context| {
             let mut ready = self.0.iter_mut().filter_map(|(signal, name, code)| {
@@ -59,7 +58,7 @@ impl Signals {
     }
 }
 
-/// Whether a signal was ignored when the process began.
+/// Whether a signal was ignored when the process started.
 fn is_ignored(number: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -67,9 +66,9 @@ fn is_ignored(number: i32) -> bool {
     mask.is_some_and(|mask| mask >> (number - 1) & 1 == 1)
 }
 
-/// Waits for a signal and leads the server through its phases: not serving, but
-/// accepting for `delay`; then closing. Ends with an exit code only if another
-/// signal comes half a second later or more, else goes on waiting for one.
+/// Waits for a signal and moves the server through its phases: not serving, but
+/// accepting for `delay`; then closing. Returns an exit code only for a second signal
+/// half a second later or more; otherwise never.
 pub async fn drain(signals: &mut Signals, health: &Health, delay: Duration) -> u8 {
     let (name, _) = signals.next().await;
     let first = Instant::now();
@@ -96,8 +95,8 @@ pub async fn drain(signals: &mut Signals, health: &Health, delay: Duration) -> u
     code
 }
 
-/// Runs `work` to its end, or to a signal that asks us to stop. As PID 1 only
-/// signals with a handler end a process; any other is ended by the kernel.
+/// Runs `work` until it ends or a signal arrives. For PID 1 only handled signals end
+/// a process; otherwise the kernel's defaults apply.
 pub fn until_signal(work: impl FnOnce() -> ExitCode + Send + 'static) -> ExitCode {
     if std::process::id() != 1 {
         return work();

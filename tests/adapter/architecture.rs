@@ -1,13 +1,13 @@
-//! The order of modules, as ARCHITECTURE.md has it: a module imports from rows
-//! below its own, and nothing imports in a circle.
+//! The order of modules in ARCHITECTURE.md: a module imports only from rows below its
+//! own, and without cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Where the protocols of the wire may be named.
+/// The modules that may use wire protocols.
 const EDGE: [&str; 3] = ["server", "grpc", "frontends"];
 const PROTOCOLS: [&str; 5] = ["tonic", "http", "hyper", "http_body", "hyper_util"];
-/// What the crate's root calls by another name.
+/// Names that the crate's root re-exports or renames.
 const ALIASES: [(&str, &str); 5] = [
     ("health", "grpc"),
     ("formats", "records"),
@@ -18,7 +18,7 @@ const ALIASES: [(&str, &str); 5] = [
 
 type Module = Vec<String>;
 
-/// The modules of a source folder, each with the paths that its code names.
+/// The modules of a source folder, each with the paths in its code.
 fn modules(root: &str) -> BTreeMap<Module, Vec<Module>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
     let mut modules = BTreeMap::new();
@@ -47,8 +47,8 @@ fn product(code: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// What code names, from the crate's root or as a crate. A path ends where it
-/// branches, and there are as many as it has branches.
+/// The paths in code, from the crate's root or another crate. A path with braces
+/// yields one path per branch.
 fn paths(code: &str, module: &[String]) -> Vec<Module> {
     let mut found = Vec::new();
     let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
@@ -78,7 +78,7 @@ fn paths(code: &str, module: &[String]) -> Vec<Module> {
     found
 }
 
-/// What stands in the braces that `text` begins with.
+/// The content of the braces at the start of `text`.
 fn group(text: &str) -> &str {
     let mut depth = 0;
     for (at, letter) in text.char_indices() {
@@ -90,7 +90,7 @@ fn group(text: &str) -> &str {
     panic!("braces without an end: {text}")
 }
 
-/// The parts between the commas that are in no inner braces.
+/// The parts between commas outside inner braces.
 fn branches(body: &str) -> Vec<&str> {
     let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0);
     for (at, letter) in body.char_indices() {
@@ -105,7 +105,7 @@ fn branches(body: &str) -> Vec<&str> {
     parts
 }
 
-/// A path from the crate's root on; none where it is of another kind.
+/// The path from the crate's root; `None` for any other kind of path.
 fn absolute(path: &str, module: &[String]) -> Option<Module> {
     let mut parts: Vec<&str> = path.split("::").collect();
     let mut above = match parts[0] {
@@ -162,7 +162,7 @@ fn no_front_end_imports_another() {
     let modules = modules("src");
     for (module, paths) in modules.iter().filter(|(module, _)| module[0] == "frontends" && module.len() > 1) {
         for path in paths.iter().filter(|path| path[0] == "frontends" && path.len() > 1) {
-            // A folder is a front end; a file beside it is what they share.
+            // A folder is a front end; a file beside it is shared.
             let is_other = path[1] != module[1] && modules.keys().any(|m| m.len() > 2 && m[1] == path[1]);
             assert!(!is_other, "{} imports {}", module.join("::"), path.join("::"));
         }
@@ -180,7 +180,7 @@ fn nothing_imports_in_a_circle() {
             });
             edges.insert(module, named.map(|(name, _)| name).filter(|name| *name != module).collect());
         }
-        // Modules that import nothing that is left are in no circle.
+        // A module without remaining imports is in no cycle.
         while let Some(leaf) = edges.iter().find(|(_, on)| on.is_empty()).map(|(leaf, _)| *leaf) {
             edges.remove(leaf);
             for on in edges.values_mut() {

@@ -1,5 +1,4 @@
-//! Authorization: tokens, keys, verdicts, and what is left of them in files and
-//! logs.
+//! Authorization: tokens, keys, verdicts, and their traces in files and logs.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -33,7 +32,7 @@ const SECRET: &str = "s3cr3t-t0ken";
 const PROPERTY: &str = "custom_token_header";
 const PERMISSION_DENIED: i32 = 7;
 
-/// An instance whose subject has this property, if it has any.
+/// An instance whose subject has this property, if any.
 fn instance(property: Option<(&str, Value)>) -> InstanceMsg {
     let mut subject = SubjectMsg { user: "someone".into(), groups: "g".into(), ..SubjectMsg::default() };
     subject.properties.insert("iss".into(), text("issuer"));
@@ -58,7 +57,7 @@ async fn judged(client: &Client, message: &[u8]) -> CheckResult {
     CheckResult::decode(reply.body).unwrap()
 }
 
-/// What an allow looks like by default.
+/// The default answer to an allowed request.
 fn allowed() -> CheckResult {
     CheckResult {
         status: Some(Status::default()),
@@ -67,7 +66,7 @@ fn allowed() -> CheckResult {
     }
 }
 
-/// What a denial looks like by default.
+/// The default answer to a denied request.
 fn denied() -> CheckResult {
     let status = Status { code: PERMISSION_DENIED, message: "Unauthorized...".into(), details: Vec::new() };
     CheckResult { status: Some(status), valid_duration: Some(Duration::default()), valid_use_count: 0 }
@@ -77,7 +76,7 @@ fn key(auth_key: &str) -> Params {
     Params { auth_key: auth_key.into(), ..Params::default() }
 }
 
-/// Asserts that nothing of `secret` is in the log.
+/// Asserts that the log contains no part of `secret`.
 fn assert_unlogged(adapter: &Adapter, secret: &str) {
     assert!(!adapter.log().iter().any(|line| line.contains(secret)), "{:?}", adapter.log());
 }
@@ -222,7 +221,7 @@ async fn the_denied_are_sent_the_response_that_the_handler_asks_for() {
 }
 
 #[tokio::test]
-async fn without_any_key_everyone_is_denied_and_that_is_said_once() {
+async fn without_any_key_every_request_is_denied_and_that_is_logged_once() {
     let adapter = Adapter::start(&METRICS).await;
     let client = adapter.client().await;
     for config in
@@ -238,8 +237,8 @@ async fn without_any_key_everyone_is_denied_and_that_is_said_once() {
     assert_eq!(adapter.page().of("mygrpcadapter_verdicts_total", "outcome", "deny_no_keys"), 12.0);
 }
 
-/// Asks again and again with each of the tokens, until it is told to stop;
-/// returns how often it was let in, and how often not.
+/// Sends checks with each of the tokens until `stop`; returns how many were allowed
+/// and how many denied.
 async fn asking(client: Client, tokens: Vec<&'static str>, stop: Arc<AtomicBool>) -> (usize, usize) {
     let (mut ins, mut outs) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
@@ -254,7 +253,7 @@ async fn asking(client: Client, tokens: Vec<&'static str>, stop: Arc<AtomicBool>
     (ins, outs)
 }
 
-/// Waits until a token is let in, or isn't any more.
+/// Waits until a token gets the expected answer.
 async fn until_judged(client: &Client, value: &str, expected: CheckResult) {
     let deadline = std::time::Instant::now() + crate::support::PATIENCE;
     while judged(client, &message(token(value), None)).await != expected {
@@ -262,8 +261,8 @@ async fn until_judged(client: &Client, value: &str, expected: CheckResult) {
     }
 }
 
-/// Keys in a file go from old to new by way of both, as `put` brings them there,
-/// and at no time is a request refused whose token is among them.
+/// Rotates keys in a file from old to both to new, written by `put`. No request with
+/// a current key may be denied.
 async fn keys_are_rotated(file: &Path, put: impl Fn(&str)) {
     put("old\n");
     let adapter = Adapter::start(&["--auth-keys-file", file.to_str().unwrap()]).await;
@@ -305,7 +304,7 @@ async fn keys_in_a_file_are_rotated_by_renaming_over_it() {
 
 #[tokio::test]
 async fn keys_in_a_mounted_secret_are_rotated_by_its_links() {
-    // As the kubelet lays it out: keys -> ..data/keys, ..data -> ..TIME.
+    // The kubelet's layout: keys -> ..data/keys, ..data -> ..TIME.
     let scratch = Scratch::new();
     let dir = scratch.path();
     symlink("..data/keys", dir.join("keys")).unwrap();
@@ -378,7 +377,7 @@ fn a_file_of_keys_that_cannot_be_read_is_66() {
     }
 }
 
-/// Waits until a file of an adapter holds `count` of something.
+/// Waits until a file of an adapter contains `part` `count` times.
 async fn until_held(adapter: &Adapter, file: &str, part: &str, count: usize) -> String {
     until(&format!("{count} of {part:?} in {file}"), || {
         let held = String::from_utf8(adapter.read(file)).unwrap();
@@ -477,7 +476,7 @@ async fn a_stalled_volume_delays_no_verdict() {
     let shape = Shape { file: "out.txt", padding: 1 << 20 };
     assert_eq!(client.unary(METRIC, &shape.message("before")).await.unwrap(), Reply::default());
     let frozen = Frozen::new(&mounted.namespace, mounted.path());
-    // Fills the queue, so that audits find no room in it either.
+    // Fills the queue, so that audit records find no room either.
     let calls: Vec<_> = (0..6)
         .map(|at| {
             let client = client.clone();
@@ -487,7 +486,7 @@ async fn a_stalled_volume_delays_no_verdict() {
     let params = Params { auth_key: SECRET.into(), ..asked("audit.json") };
     let message = message(token(SECRET), Some(own(&params)));
     let counted = || adapter.page().single("mygrpcadapter_audit_errors_total");
-    // Nothing is written meanwhile: if verdicts waited for it, none would come.
+    // Nothing is written meanwhile: verdicts cannot depend on a write.
     let mut asked = 0;
     while counted() < 50.0 {
         assert_eq!(judged(&client, &message).await, allowed());
@@ -506,7 +505,7 @@ async fn without_a_volume_there_are_verdicts_and_the_histogram_and_no_reports() 
     let adapter = Adapter::start(&["--metrics-port", "0", "--volume", "none"]).await;
     let client = adapter.client().await;
     assert_eq!(judged(&client, &message(token(SECRET), Some(own(&key(SECRET))))).await, allowed());
-    // Params with something in them, but no path.
+    // Params that are not empty, but have no path.
     let config = own(&asked(""));
     for path in recorded("gatewaymetric", "") {
         let entry = with_config(&std::fs::read(path).unwrap(), &config);
@@ -519,7 +518,7 @@ async fn without_a_volume_there_are_verdicts_and_the_histogram_and_no_reports() 
         assert_eq!(reply.status, FAILED_PRECONDITION, "{path}");
         assert!(reply.message.contains("--volume none"), "{}", reply.message);
     }
-    // The refused entry is in no histogram either.
+    // The histogram has no observation of the refused entry.
     let page = adapter.page();
     assert_eq!(page.total("http_request_seconds_histogram_count"), 9.0);
     assert_eq!(page.of("mygrpcadapter_refusals_total", "reason", "no_volume"), 2.0);

@@ -1,4 +1,4 @@
-//! What real Mixers sent, replayed: the file must hold the walkthrough's text.
+//! Requests recorded from real Mixers: the file must hold the walkthrough's text.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::properties::reference;
 use crate::support::message::METRIC;
 use crate::support::{Adapter, INVALID_ARGUMENT, OK, Reply};
 
-/// The recorded requests in a folder whose file names begin with `prefix`.
+/// The recorded requests in a folder whose file names start with `prefix`.
 pub fn recorded(folder: &str, prefix: &str) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures").join(folder);
     let mut files: Vec<_> = std::fs::read_dir(dir)
@@ -23,7 +23,7 @@ pub fn recorded(folder: &str, prefix: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Sends each request and returns what each added to `file`.
+/// Sends each request and returns what each appended to `file`.
 async fn replay(adapter: &Adapter, requests: &[PathBuf], file: &str) -> Vec<String> {
     let client = adapter.client().await;
     let mut added = Vec::new();
@@ -53,7 +53,7 @@ async fn metrics_of_a_real_mixer_become_the_walkthroughs_text() {
 }
 
 #[tokio::test]
-async fn odd_metrics_become_what_the_walkthroughs_adapter_makes_of_them() {
+async fn odd_metrics_look_as_from_the_walkthroughs_adapter() {
     let mut requests = recorded("synthetic", "metric-");
     requests.retain(|path| path.with_extension("expected").exists());
     assert_eq!(requests.len(), 4);

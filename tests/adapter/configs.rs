@@ -1,4 +1,4 @@
-//! Handlers and their params: each request brings its own.
+//! Handlers and their params: every request carries its own.
 
 use mygrpcadapter::pb::google::protobuf::Any;
 

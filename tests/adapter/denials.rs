@@ -1,4 +1,4 @@
-//! `denied.code`: an HTTP error, or nobody is let in.
+//! `denied.code`: an HTTP error, or every request is denied.
 
 use mygrpcadapter::pb::authorization::{HandleAuthorizationRequest, InstanceMsg, SubjectMsg};
 use mygrpcadapter::pb::istio::mixer::adapter::model::v1beta1::{
@@ -20,7 +20,8 @@ fn handler(code: u32) -> Params {
     Params { auth_key: "key".into(), denied: Some(denied), ..Params::default() }
 }
 
-/// Asks with a token; returns the code of the answer, and that of the response.
+/// Sends a check with a token; returns the codes of the answer and of its HTTP
+/// response.
 async fn asked(client: &Client, token: &str, code: u32) -> (i32, Option<i32>) {
     let mut subject = SubjectMsg::default();
     subject.properties.insert("custom_token_header".into(), text(token));
@@ -39,7 +40,7 @@ async fn refusals(adapter: &Adapter) -> f64 {
 }
 
 #[tokio::test]
-async fn a_code_that_is_no_http_error_lets_nobody_in_and_is_counted() {
+async fn a_code_that_is_no_http_error_denies_every_request_and_is_counted() {
     let adapter = Adapter::start(&["--metrics-port", "0"]).await;
     let client = adapter.client().await;
     for (at, code) in WRONG.into_iter().enumerate() {

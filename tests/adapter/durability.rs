@@ -1,4 +1,4 @@
-//! What is on disk when it is acknowledged, within the interval, and at the end.
+//! Which data is on disk when it is acknowledged, after the interval, and at exit.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::support::{Adapter, Client, OK, Reply, Scratch, UNAVAILABLE, until};
 const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const REPORTS: &str = "metric.HandleMetricService";
 
-/// An adapter whose system calls are noted, and fail or are slow where `inject`
-/// says so.
+/// An adapter under strace, which records system calls and fails or delays those in
+/// `inject`.
 struct Traced {
     adapter: Adapter,
     notes: PathBuf,
@@ -39,14 +39,14 @@ impl Traced {
         Some(Self { adapter, notes, _scratch: scratch })
     }
 
-    /// The calls that put something on disk, successful ones only.
+    /// The successful sync calls.
     fn synced(&self) -> Vec<String> {
         let notes = std::fs::read_to_string(&self.notes).unwrap();
         let is_sync = |line: &&str| line.contains("sync") && line.contains(" = 0");
         notes.lines().filter(is_sync).map(str::to_owned).collect()
     }
 
-    /// Waits until a file or directory of the volume is put on disk.
+    /// Waits until a file or directory of the volume is synced.
     async fn is_synced(&self, name: &str) {
         let path = format!("<{}>", self.adapter.volume.join(name).to_str().unwrap().trim_end_matches('/'));
         until(&format!("{name} is on disk"), || {
@@ -66,7 +66,7 @@ async fn report(client: &Client, file: &str) -> Reply {
 
 #[tokio::test]
 async fn with_always_a_file_that_is_closed_for_others_is_on_disk_or_refused() {
-    // The first round takes long enough for the second to have all the others.
+    // The first round is slow enough for the second to hold all other requests.
     let inject = ["inject=flock:delay_enter=1000000:when=1", "inject=fdatasync:error=EIO:when=4"];
     let Some(traced) = Traced::start(&inject, &["--fsync", "always"]).await else { return };
     let client = traced.adapter.client().await;
@@ -125,7 +125,7 @@ async fn with_an_interval_a_file_is_on_disk_before_it_is_let_go_of() {
     std::fs::rename(volume.join("out.txt"), volume.join("moved.txt")).unwrap();
     assert_eq!(report(&client, "out.txt").await, Reply::default());
     traced.is_synced("moved.txt").await;
-    // Closed, as the one that was used the longest time ago.
+    // Closed as the least recently used file.
     for at in 0..40 {
         assert_eq!(report(&client, &format!("f{at}.txt")).await, Reply::default());
     }
@@ -148,7 +148,7 @@ async fn with_an_interval_a_file_is_on_disk_when_it_is_rotated() {
 }
 
 #[tokio::test]
-async fn with_an_interval_what_could_not_be_put_on_disk_is_refused_told_and_is_74() {
+async fn with_an_interval_a_failed_sync_refuses_reports_is_logged_and_exits_with_74() {
     let inject = ["inject=fdatasync:error=EIO"];
     let Some(mut traced) = Traced::start(&inject, &["--fsync", "interval=50ms"]).await else { return };
     let client = traced.adapter.client().await;
@@ -180,7 +180,7 @@ async fn with_an_interval_a_later_success_serves_again_and_does_not_hide_the_los
 }
 
 #[tokio::test]
-async fn with_an_interval_a_file_that_fails_when_it_is_let_go_of_is_told_too() {
+async fn with_an_interval_a_failed_sync_of_a_closed_file_is_logged_too() {
     let inject = ["inject=fdatasync:error=EIO:when=1"];
     let Some(mut traced) = Traced::start(&inject, &["--fsync", "interval=1h"]).await else { return };
     let client = traced.adapter.client().await;
@@ -222,7 +222,7 @@ async fn a_file_that_is_not_on_disk_in_time_at_the_end_is_74() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_file_is_counted_though_its_caller_has_gone() {
+async fn records_in_the_file_are_counted_even_if_the_caller_has_gone() {
     let inject = ["inject=flock:delay_enter=1000000:when=1"];
     let Some(traced) = Traced::start(&inject, &[]).await else { return };
     let client = traced.adapter.client().await;
@@ -232,7 +232,7 @@ async fn what_is_in_the_file_is_counted_though_its_caller_has_gone() {
         call.send(framed(&message("out.txt")), true).unwrap();
         calls.push(call);
     }
-    // Answered when those reports were taken in: a connection keeps its order.
+    // Answered once those reports were received: a connection keeps its order.
     for _ in 0..3 {
         assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
     }

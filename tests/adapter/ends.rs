@@ -1,5 +1,5 @@
-//! The end of a file: nothing is put behind a partial record, and nothing of
-//! others is cut off.
+//! The end of a file: nothing is appended to a partial record, and no foreign text is
+//! cut off.
 
 use std::fs::File;
 use std::path::Path;
@@ -24,7 +24,7 @@ async fn report_json(client: &Client, name: &str) -> Reply {
     client.unary(METRIC, &message).await.unwrap()
 }
 
-/// Another process that owns a file until it is dropped.
+/// Another process that owns a file until dropped.
 struct OtherOwner(Child);
 
 impl OtherOwner {
@@ -41,7 +41,7 @@ impl OtherOwner {
         Self(child)
     }
 
-    /// Ends it: with its input, its lock goes.
+    /// Ends it: it releases the lock when its input closes.
     fn end(mut self) {
         drop(self.0.stdin.take());
         self.0.wait().unwrap();
@@ -60,7 +60,7 @@ async fn nothing_is_put_behind_the_partial_record_of_another_owner_and_it_is_cut
     let (text, object) = (SHAPE.text("old"), OBJECT.to_owned());
     for (whole, cut) in [
         (text.clone(), 100),
-        // It ends with a line, but not with a record.
+        // Ends with a line, but not with a record.
         (text.clone(), text.find("\t\tValue").unwrap()),
         (object.clone(), 1),
         (object.clone(), 20),
@@ -93,7 +93,7 @@ async fn whole_records_are_appended_behind_those_of_another_owner() {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     let path = volume.join("out.txt");
-    for start in [SHAPE.text("old"), OBJECT.into(), "a stranger's line\n".into(), String::new()] {
+    for start in [SHAPE.text("old"), OBJECT.into(), "a foreign line\n".into(), String::new()] {
         std::fs::write(&path, &start).unwrap();
         let _owner = OtherOwner::of(&path).await;
         let adapter = Adapter::start_on(&volume, &[]).await;
@@ -115,9 +115,9 @@ async fn an_owner_repairs_what_another_writer_has_left_behind_its_last_record() 
     };
     append(partial);
     assert_eq!(report(&client, "2").await, Reply::default());
-    append("a stranger's line without an end");
+    append("a foreign line without an end");
     assert_eq!(report(&client, "3").await, Reply::default());
-    let text = SHAPE.text("1") + &SHAPE.text("2") + "a stranger's line without an end\n" + &SHAPE.text("3");
+    let text = SHAPE.text("1") + &SHAPE.text("2") + "a foreign line without an end\n" + &SHAPE.text("3");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
 }
 
@@ -141,19 +141,19 @@ async fn nul_bytes_that_a_crash_has_left_are_cut_in_both_formats() {
 
 #[tokio::test]
 async fn the_unfinished_line_of_a_json_file_that_is_not_ours_is_kept() {
-    for stranger in ["{ \"a\": 1, \"unfinished\": ", "{\"a\":1", "[\n{", "{\"b\":2}\n{\"a\":"] {
+    for foreign in ["{ \"a\": 1, \"unfinished\": ", "{\"a\":1", "[\n{", "{\"b\":2}\n{\"a\":"] {
         let scratch = Scratch::new();
         let volume = scratch.dir("volume");
-        std::fs::write(volume.join("out.txt"), stranger).unwrap();
+        std::fs::write(volume.join("out.txt"), foreign).unwrap();
         let adapter = Adapter::start_on(&volume, &[]).await;
         assert_eq!(report_json(&adapter.client().await, "new").await, Reply::default());
         let file = String::from_utf8(adapter.read("out.txt")).unwrap();
-        assert!(file.starts_with(&format!("{stranger}\n{{\"instance\":\"new\"")), "{file}");
+        assert!(file.starts_with(&format!("{foreign}\n{{\"instance\":\"new\"")), "{file}");
     }
 }
 
 #[tokio::test]
-async fn where_there_are_no_locks_the_file_is_repaired_and_rotated_and_that_is_told_once() {
+async fn without_locks_the_file_is_repaired_and_rotated_and_that_is_logged_once() {
     for error in ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EINVAL"] {
         let scratch = Scratch::new();
         let (volume, notes) = (scratch.dir("volume"), scratch.path().join("notes"));
@@ -170,12 +170,12 @@ async fn where_there_are_no_locks_the_file_is_repaired_and_rotated_and_that_is_t
         assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["3"], "{error}");
         drop(client);
         adapter.stop().await;
-        let told = adapter.log().iter().filter(|line| line.contains("has no file locks")).count();
-        assert_eq!(told, 1, "{:?}", adapter.log());
+        let logged = adapter.log().iter().filter(|line| line.contains("has no file locks")).count();
+        assert_eq!(logged, 1, "{:?}", adapter.log());
     }
 }
 
-/// What to put before an adapter so that system calls do what `inject` says.
+/// A wrapper that injects faults into an adapter's system calls.
 pub fn refusing<'a>(calls: &str, inject: &'a str, notes: &'a str) -> Option<Vec<&'a str>> {
     let words = vec!["strace", "-D", "-f", "-qq", "-o", notes, "-e", inject];
     let trial = Command::new("strace").args(["-qq", "-e", inject, "true"]).output();
@@ -205,7 +205,7 @@ async fn a_file_that_can_only_be_appended_to_has_its_partial_record_ended_with_a
 }
 
 #[tokio::test]
-async fn nul_bytes_in_a_file_that_can_only_be_appended_to_are_told_of_with_what_to_do() {
+async fn nul_bytes_in_an_append_only_file_are_logged_with_a_remedy() {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     let path = volume.join("out.txt");
@@ -221,7 +221,7 @@ async fn nul_bytes_in_a_file_that_can_only_be_appended_to_are_told_of_with_what_
     assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["old", "2"]);
 }
 
-/// A file that can't be cut until this is dropped.
+/// A file that cannot be truncated until this is dropped.
 struct AppendOnly<'a>(&'a Path);
 
 impl<'a> AppendOnly<'a> {

@@ -1,4 +1,4 @@
-//! Peers that want too much: the adapter stays small, and serves the others.
+//! Peers that demand too much: the adapter stays small, and serves the others.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use crate::support::message::{METRIC, Shape, assert_each_once};
 use crate::support::{Adapter, Client, Reply, until};
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
-/// What a debug build may use in KiB, whatever comes.
+/// Memory limit of a debug build under any load, in KiB.
 const MEMORY: usize = 16 * 1024;
 
 async fn still_serves(adapter: &Adapter, client: &Client) {
@@ -26,16 +26,16 @@ async fn still_serves(adapter: &Adapter, client: &Client) {
     assert!(peak < MEMORY, "{peak} KiB");
 }
 
-/// A peer that sends and sends, and reads its answers or not.
+/// A peer that sends without end, and reads its answers or not.
 struct Flood<'a> {
     adapter: &'a Adapter,
     reads: bool,
 }
 
 impl Flood<'_> {
-    /// Sends `first`, and then whatever there is for each round, until the last
-    /// or until the other side takes no more; another connection is served
-    /// meanwhile. Returns how many rounds it took.
+    /// Sends `first`, then the bytes of each round, until the last one or until the
+    /// other side stops reading, while another connection is served. Returns the
+    /// number of rounds.
     async fn send(self, first: &[u8], mut again: impl FnMut(usize) -> Vec<u8>, rounds: usize) -> usize {
         let client = self.adapter.client().await;
         let mut frames = Frames::greet(self.adapter.port);
@@ -79,7 +79,7 @@ async fn a_thousand_connections_are_served_a_few_at_a_time() {
             tokio::spawn(async move {
                 let client = Client::connect(("127.0.0.1", port)).await.unwrap();
                 let reply = client.unary(METRIC, &message).await;
-                // Held until the test has seen it.
+                // Held until the test has checked the state.
                 let (seen, held) = tokio::sync::oneshot::channel::<()>();
                 served.send(seen).unwrap();
                 let _ = held.await;
@@ -91,7 +91,8 @@ async fn a_thousand_connections_are_served_a_few_at_a_time() {
     while held.len() < 64 {
         held.push(serving.recv().await.unwrap());
     }
-    // All places are taken and stay so: the others wait, and cost no descriptor.
+    // All slots are taken: the other connections wait in the backlog, without a
+    // descriptor.
     until("the others have connected", || {
         let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let wanted = format!(":{port:04X} ");
@@ -107,7 +108,7 @@ async fn a_thousand_connections_are_served_a_few_at_a_time() {
     assert_eq!(adapter.page().single("mygrpcadapter_connections"), 64.0);
     assert!(adapter.open_files() < 64 + 24, "{}", adapter.open_files());
     drop(held);
-    // Each is let go as soon as it has been served.
+    // Each is closed once it was served.
     tokio::spawn(async move { while serving.recv().await.is_some() {} });
     for task in tasks {
         assert_eq!(task.await.unwrap().unwrap(), Reply::default());
@@ -119,7 +120,7 @@ async fn a_thousand_connections_are_served_a_few_at_a_time() {
 }
 
 #[tokio::test]
-async fn those_who_connect_and_never_speak_are_cut_off_and_make_room() {
+async fn silent_connections_are_closed_and_make_room() {
     let adapter = Adapter::start(&["--max-connections", "4", "--metrics-port", "0"]).await;
     let connect = |said: &[u8]| {
         let mut stream = TcpStream::connect(("127.0.0.1", adapter.port)).unwrap();
@@ -127,23 +128,23 @@ async fn those_who_connect_and_never_speak_are_cut_off_and_make_room() {
         stream.write_all(said).unwrap();
         stream
     };
-    // Nothing, too little, and a client whose network has gone.
+    // No bytes, too few, and a client whose network is gone.
     let silent = [connect(b""), connect(&PREFACE[..10]), connect(b"")];
     let lasting = adapter.client().await;
     assert_eq!(check(&lasting, "").await, Ok(ServingStatus::Serving));
-    // There is no place for this one until one of the others is cut off.
+    // There is no slot for this one until one of the others is closed.
     let client = adapter.client().await;
     assert_eq!(client.unary(METRIC, &SHAPE.message("n")).await.unwrap(), Reply::default());
     for mut stream in silent {
         let _ = stream.read_to_end(&mut Vec::new());
     }
-    // Those who did speak stay, however little they say now.
+    // Connections that did speak HTTP/2 stay open.
     assert_eq!(check(&lasting, "").await, Ok(ServingStatus::Serving));
     assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
 }
 
-/// Headers of calls that never get a body, `count` in each round; what `after`
-/// makes of a stream follows.
+/// Headers of calls without a body, `count` per round; `after` adds frames for each
+/// stream.
 fn calls(count: usize, after: impl Fn(u32) -> Vec<u8>) -> impl FnMut(usize) -> Vec<u8> {
     let block = header_block(METRIC);
     let mut stream = 1;
@@ -202,7 +203,7 @@ async fn a_continuation_flood_is_cut_off() {
         literal(&mut headers, &format!("x-{at}"), &"x".repeat(100));
     }
     let full = frame(CONTINUATION, 0, 1, &headers);
-    // Those cost next to nothing to send.
+    // Frames that cost almost nothing to send.
     let empty = frame(CONTINUATION, 0, 1, b"").repeat(1000);
     for flood in floods(&adapter) {
         let taken = flood.send(&first, |_| full.clone(), 3000).await;
@@ -262,7 +263,7 @@ async fn a_frame_larger_than_allowed_ends_its_connection_alone() {
 }
 
 #[tokio::test]
-async fn those_who_never_read_their_answers_hold_up_nobody() {
+async fn peers_that_never_read_their_answers_delay_no_other() {
     let adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;
     let mut deaf: Vec<_> = (0..8).map(|_| Frames::greet(adapter.port)).collect();
@@ -285,7 +286,7 @@ async fn those_who_never_read_their_answers_hold_up_nobody() {
 async fn large_bodies_on_every_connection_stay_within_bounds() {
     let adapter = Adapter::start(&["--queue-timeout", "200ms"]).await;
     let client = adapter.client().await;
-    // Each promises four MiB, sends what it may, and never ends it.
+    // Each announces four MiB, sends as much as it may, and never ends.
     let promise = [&[0][..], &(4_u32 << 20).to_be_bytes(), &[0x0a; 16_000]].concat();
     let mut waiting = Vec::new();
     for _ in 0..50 {
@@ -303,7 +304,7 @@ async fn large_bodies_on_every_connection_stay_within_bounds() {
     drop(waiting);
     let peak = adapter.peak_memory();
     assert!(peak < MEMORY, "{peak} KiB");
-    // There is room again as soon as it has seen them go.
+    // There is room again once it has noticed the resets.
     let deadline = std::time::Instant::now() + crate::support::PATIENCE;
     while client.unary(METRIC, &SHAPE.message("after")).await.unwrap() != Reply::default() {
         assert!(std::time::Instant::now() < deadline, "never any room again");

@@ -1,5 +1,4 @@
-//! Old connections and old processes give way to new ones, and nobody's call
-//! fails for it.
+//! Old connections and processes hand over to new ones without a failed call.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -15,8 +14,7 @@ use crate::support::{Adapter, Client, PATIENCE, Reply, Scratch, until};
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 
-/// Someone who calls as grpc-go does: by one connection, and by a new one when
-/// the server says that the old one is to go.
+/// A client that behaves like grpc-go: one connection, replaced after a GOAWAY.
 pub struct Caller {
     port: u16,
     client: Option<Client>,
@@ -29,8 +27,7 @@ impl Caller {
         Self { port, client: None, connects: 0 }
     }
 
-    /// Makes one call. It may be made again only where the server has said that
-    /// it hasn't seen it.
+    /// Makes one call. Retries only if the server has not processed it.
     pub async fn call(&mut self, path: &str, message: &[u8]) -> Reply {
         loop {
             let client = match &self.client {
@@ -45,8 +42,8 @@ impl Caller {
                 Ok(reply) => return reply,
                 Err(error) => {
                     let of_h2 = error.get_ref().and_then(|error| error.downcast_ref::<h2::Error>());
-                    let told = of_h2.is_some_and(|error| error.is_go_away() && error.is_remote());
-                    assert!(told, "a call failed: {error:?}");
+                    let goes_away = of_h2.is_some_and(|error| error.is_go_away() && error.is_remote());
+                    assert!(goes_away, "a call failed: {error:?}");
                     self.client = None;
                 }
             }
@@ -54,7 +51,7 @@ impl Caller {
     }
 }
 
-/// Callers at work until they are told to stop.
+/// Callers that run until stopped.
 struct Callers {
     tasks: Vec<JoinHandle<(Vec<String>, usize)>>,
     stop: Arc<AtomicBool>,
@@ -62,7 +59,7 @@ struct Callers {
 }
 
 impl Callers {
-    /// `fresh` ones connect anew for each call.
+    /// `fresh` callers use a new connection for each call.
     fn start(port: u16, count: usize, fresh: bool) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let task = |caller: usize| {
@@ -85,7 +82,7 @@ impl Callers {
         Self { tasks, stop, done }
     }
 
-    /// Waits until so many more calls are done.
+    /// Waits until this many more calls are done.
     async fn more(&self, calls: usize) {
         let enough = self.done.load(Ordering::Relaxed) + calls;
         until("more calls", || {
@@ -95,7 +92,7 @@ impl Callers {
         .await;
     }
 
-    /// The names that were acknowledged, and how often each caller connected.
+    /// The acknowledged names, and the number of connections per caller.
     async fn stop(self) -> (Vec<String>, Vec<usize>) {
         self.stop.store(true, Ordering::Relaxed);
         let (mut names, mut connects) = (Vec::new(), Vec::new());
@@ -109,7 +106,7 @@ impl Callers {
 }
 
 #[tokio::test]
-async fn connections_of_an_age_are_told_to_go_and_nothing_is_lost() {
+async fn connections_beyond_the_age_get_a_goaway_and_nothing_is_lost() {
     let adapter = Adapter::start(&["--max-connection-age", "100ms"]).await;
     let callers = Callers::start(adapter.port, 6, false);
     let deadline = Instant::now() + PATIENCE;
@@ -132,15 +129,15 @@ async fn a_call_that_is_open_when_its_connection_is_old_is_still_answered() {
     frames.send(HEADERS, END_HEADERS, 1, &header_block(METRIC));
     let body = framed(&SHAPE.message("slow"));
     frames.send(DATA, 0, 1, &body[..10]);
-    // First it says that it will go, then, when that is acknowledged, which call
-    // is the last that it will answer.
+    // The first GOAWAY announces the shutdown; after its acknowledgement the second
+    // names the last stream.
     let first = frames.await_frame(GOAWAY, |_| true);
     assert_eq!(first.payload[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
     let last = frames.await_frame(GOAWAY, |_| true);
     assert_eq!(last.payload[..8], [0, 0, 0, 1, 0, 0, 0, 0]);
     frames.send(DATA, END_STREAM, 1, &body[10..]);
     frames.await_empty_reply(1);
-    // And then it goes.
+    // Then it closes the connection.
     while frames.try_receive().is_ok() {}
     assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["slow"]);
 }

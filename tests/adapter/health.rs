@@ -1,4 +1,4 @@
-//! Whether it serves, as it tells Kubernetes and Mixer.
+//! Health, as reported to Kubernetes and Mixer.
 
 use mygrpcadapter::pb::google::protobuf::Any;
 use mygrpcadapter::pb::grpc::health::v1::health_check_response::ServingStatus;
@@ -54,7 +54,7 @@ async fn every_service_is_serving_and_others_are_not_found() {
 }
 
 #[tokio::test]
-async fn one_who_watches_is_told_at_once_and_of_every_change() {
+async fn a_watcher_gets_the_current_status_and_every_change() {
     let adapter = Adapter::start(&["--drain-delay", "1h"]).await;
     let client = adapter.client().await;
     let mut whole = watch(&client, "").await;
@@ -66,7 +66,7 @@ async fn one_who_watches_is_told_at_once_and_of_every_change() {
 }
 
 #[tokio::test]
-async fn one_who_watches_is_let_go_at_the_end() {
+async fn a_watch_ends_at_shutdown() {
     let mut adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;
     let mut watched = watch(&client, "").await;
@@ -96,7 +96,7 @@ async fn while_it_drains_it_says_so_and_goes_on_serving() {
 }
 
 #[tokio::test]
-async fn validate_says_what_is_wrong_with_params() {
+async fn validate_reports_invalid_params() {
     let adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;
     for (adapter_config, reason) in [

@@ -1,5 +1,4 @@
-//! JSON Lines: what was recorded, what is hostile, and what must hold for any
-//! instance.
+//! JSON Lines: recorded requests, hostile ones, and properties of any instance.
 
 use mygrpcadapter::frontends::mixer::report::Report;
 use mygrpcadapter::frontends::mixer::templates;
@@ -39,12 +38,12 @@ pub fn names(file: &[u8]) -> Vec<String> {
     objects(file).iter().map(|object| object["instance"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Our own params with JSON in them.
+/// Our own params, with format JSON.
 pub fn asked(file_path: &str) -> Params {
     Params { file_path: file_path.into(), format: Asked::Json.into(), ..Params::default() }
 }
 
-/// Takes the members that every object has off its front, and checks them.
+/// Removes the common members from the front of an object, and checks them.
 pub fn head(object: &Json, name: &str, template: &str) {
     assert_eq!((&object["instance"], &object["template"]), (&name.into(), &template.into()));
     let received_at = object["received_at"].as_str().unwrap();
@@ -61,7 +60,7 @@ pub fn members(object: &Json, expected: &[&str]) {
     assert_eq!(keys, expected);
 }
 
-/// An address as one writes it.
+/// An address in its usual notation.
 pub fn address(bytes: &[u8]) -> String {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         return Ipv4Addr::from(octets).to_string();
@@ -75,7 +74,7 @@ pub fn address(bytes: &[u8]) -> String {
     }
 }
 
-/// Whether `shown` is what JSON has for a value.
+/// Whether `shown` is the JSON form of a value.
 pub fn is(shown: &Json, value: Option<&Value>) -> bool {
     let Some(kind) = value.and_then(|value| value.value.as_ref()) else { return shown.is_null() };
     match kind {
@@ -101,13 +100,13 @@ pub fn is(shown: &Json, value: Option<&Value>) -> bool {
     }
 }
 
-/// Whether `shown` is what JSON has for a map of values.
+/// Whether `shown` is the JSON form of a map of values.
 pub fn is_map(shown: &Json, map: &HashMap<String, Value>) -> bool {
     let shown = shown.as_object().unwrap();
     shown.len() == map.len() && map.iter().all(|(key, value)| is(&shown[key], Some(value)))
 }
 
-/// Asserts that the lines of a file are the instances of a request.
+/// Asserts that the lines of a file match the instances of a request.
 fn assert_shows(file: &[u8], request: &HandleMetricRequest) {
     let objects = objects(file);
     assert_eq!(objects.len(), request.instances.len());
@@ -167,7 +166,7 @@ async fn hostile_strings_and_numbers_stay_one_line_of_json() {
     let adapter = Adapter::start(&["--format", "json"]).await;
     let client = adapter.client().await;
     let value = |kind| Value { value: Some(kind) };
-    // Bytes that are no UTF-8 are put in the place of these.
+    // Replaced with bytes that are not UTF-8.
     let placeholder = "<not UTF-8>";
     let invalid = b"\xff\xc3\x28\xed\xa0\x80\xf8abc\xe9";
     assert_eq!(placeholder.len(), invalid.len());
@@ -215,7 +214,7 @@ async fn hostile_strings_and_numbers_stay_one_line_of_json() {
     }
 }
 
-/// The lines that the adapter makes of a message.
+/// The adapter's lines for a message.
 fn rendered(message: &[u8]) -> Result<(usize, Vec<u8>), Refusal> {
     let mut out = Vec::new();
     let report = Report::read(message)?;

@@ -1,5 +1,5 @@
-//! What can't be a latency is counted and kept out of the histogram, and so is
-//! all of a request that is refused.
+//! Invalid latencies, and all latencies of a refused request, are counted and kept
+//! out of the histogram.
 
 use mygrpcadapter::pb::google::protobuf;
 use mygrpcadapter::pb::istio::policy::v1beta1::{Duration, Value, value::Value as Kind};
@@ -33,7 +33,7 @@ fn request(instances: Vec<InstanceMsg>) -> HandleLogEntryRequest {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_latency_is_counted_and_never_summed() {
+async fn an_invalid_latency_is_counted_and_never_summed() {
     let adapter = Adapter::start(&["--metrics-port", "0"]).await;
     let client = adapter.client().await;
     let good = [double(0.5), number(2), lasting(0, 250_000_000), lasting(YEAR, 0), double(0.0), number(0)];
@@ -88,7 +88,7 @@ async fn a_refused_request_leaves_no_series() {
     let client = adapter.client().await;
     for _ in 0..5 {
         let mut large = entry("/large", span(1));
-        // Six bytes each in JSON: more than one request may become.
+        // Six bytes each in JSON: more than a request may become.
         large.variables.insert("text".into(), text(&"\u{1}".repeat(2 << 20)));
         let mut refused = request((0..9).map(|at| entry(&format!("/refused/{at}"), span(1))).collect());
         refused.instances.push(large);
@@ -100,7 +100,7 @@ async fn a_refused_request_leaves_no_series() {
     assert_eq!(page.labels(COUNT), Vec::<&[_]>::new());
     assert_eq!(page.single("mygrpcadapter_latency_series"), 0.0);
     assert_eq!(page.single("mygrpcadapter_latency_overflow_total"), 0.0);
-    // Nor do they take the room of what comes after them.
+    // They take no room from later series either.
     let taken = request((0..3).map(|at| entry(&format!("/taken/{at}"), span(1))).collect());
     assert_eq!(client.unary(LOGENTRY, &taken.encode_to_vec()).await.unwrap().status, OK);
     let page = adapter.page();

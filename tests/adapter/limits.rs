@@ -1,5 +1,5 @@
-//! Requests that are too much, or that are not requests: a clear answer, and
-//! the connection goes on.
+//! Oversized and invalid requests: each gets a clear answer, and the connection stays
+//! usable.
 
 use bytes::Bytes;
 use mygrpcadapter::pb::istio::policy::v1beta1::{IpAddress, Value, value::Value as Kind};
@@ -15,7 +15,7 @@ use crate::support::{
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 1 };
 
-/// An adapter that is done with the test: it answers, and holds what it should.
+/// Asserts that the adapter still answers and holds no resources.
 async fn still_serves(adapter: &Adapter, client: &Client) {
     assert_eq!(client.unary(METRIC, &SHAPE.message("after")).await.unwrap(), Reply::default());
     assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["after"]);
@@ -116,7 +116,7 @@ async fn small_bytes_that_would_grow_large_keep_memory_bounded() {
     let adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;
     let instances = b"\x0a\x00".repeat(2 << 20);
-    // One instance, with as many empty map entries.
+    // One instance with the maximum number of empty map entries.
     let inside = (4 << 20) - 6;
     let mut entries = vec![0x0a];
     prost::encoding::encode_varint(inside, &mut entries);
@@ -187,7 +187,7 @@ async fn a_request_whose_caller_waits_no_longer_is_not_written() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_unimplemented() {
+async fn an_unknown_method_is_unimplemented() {
     let adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;
     for path in [

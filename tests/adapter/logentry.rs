@@ -1,4 +1,4 @@
-//! Log entries: to the handler's file, and to the histogram of latency.
+//! Log entries: to the handler's file, and to the latency histogram.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ use crate::templates::blocks;
 const NAME: &str = "http_request_seconds_histogram";
 const METRICS: [&str; 2] = ["--metrics-port", "0"];
 
-/// The text that a request becomes, for a handler with this `file_path`.
+/// The expected text of a request, for a handler with this `file_path`.
 fn expected_text(request: &HandleLogEntryRequest, file_path: &str) -> String {
     let lines = |instance: &InstanceMsg| {
         let timestamp = instance.timestamp.map_or("<nil>".into(), |time| reference::timestamp(time.value));
@@ -39,7 +39,7 @@ async fn are_shown_in_both_formats(folder: &str, prefix: &str, file_path: &str, 
     let (mut instances, mut unmeasured) = (0, 0);
     for path in paths {
         let message = std::fs::read(&path).unwrap();
-        // One has a string in it that is no UTF-8, which prost refuses.
+        // One recording contains a string that is not UTF-8, which prost rejects.
         let Ok(request) = HandleLogEntryRequest::decode(&*message) else {
             assert!(path.ends_with("gatewaymetric/006.bin"), "{}", path.display());
             continue;
@@ -113,7 +113,7 @@ async fn strings_that_are_not_utf_8_are_kept_in_the_text_and_replaced_in_json_an
     assert_eq!(count(&adapter.page(), &labels), 2.0);
 }
 
-/// An entry as the gateway's instance sends it.
+/// An entry like those of the gateway's instance.
 fn entry(url: &str, host: &str, method: &str, code: Value, latency: Value) -> InstanceMsg {
     let variables = [
         ("url", text(url)),
@@ -130,7 +130,7 @@ fn got(url: &str, latency: Value) -> InstanceMsg {
     entry(url, "h", "GET", number(200), latency)
 }
 
-/// A request of a handler without a path.
+/// A request of a handler without `file_path`.
 fn request(instances: Vec<InstanceMsg>) -> Vec<u8> {
     HandleLogEntryRequest { instances, ..Default::default() }.encode_to_vec()
 }
@@ -191,7 +191,7 @@ async fn the_histogram_has_the_names_labels_and_values_of_the_original() {
             .into();
     assert_eq!(buckets, [0., 0., 0., 1., 1., 1., 1., 1., 1., 1., 1., 1.]);
     assert_eq!(page.value(&format!("{NAME}_sum"), &gateway), 0.034547407);
-    // Without its query, and so beside the other's only by its status.
+    // Without its query it differs from the other only by its status.
     let missing = labels("/productpage", "192.168.101.6:31380", "GET", "404");
     assert_eq!((count(&page, &missing), bucket(&page, &missing, "0.005")), (1.0, 1.0));
     let hostile = labels("/a\"b\\c\nd", "evil\"host\\\\", "GET", "200");
@@ -202,7 +202,7 @@ async fn the_histogram_has_the_names_labels_and_values_of_the_original() {
 }
 
 #[tokio::test]
-async fn labels_are_what_the_variables_say_whatever_their_type() {
+async fn labels_have_the_variables_values_of_any_type() {
     let mut bare = got("/bare", span(1));
     bare.variables.retain(|key, _| key == "latency");
     let page =
@@ -264,7 +264,7 @@ async fn the_original_buckets_can_be_had_to_the_last_digit() {
 }
 
 #[tokio::test]
-async fn buckets_of_ones_own_hold_what_is_up_to_their_bound() {
+async fn custom_buckets_count_observations_up_to_their_bound() {
     let entries = vec![got("/", span(10_000_000)), got("/", span(10_000_001)), got("/", number(3))];
     let page = observed(&["--buckets", "-1,0.01, 0.2,3"], entries).await;
     let labels = labels("/", "h", "GET", "200");
@@ -294,7 +294,7 @@ async fn labels_are_bounded_in_length() {
 }
 
 #[tokio::test]
-async fn what_is_no_latency_is_written_and_counted_but_not_observed() {
+async fn an_invalid_latency_is_written_and_counted_but_not_observed() {
     let mut without = got("/", span(1));
     without.variables.remove("latency");
     let page = observed(&[], vec![without, got("/", text("5ms")), got("/", Value::default())]).await;
@@ -308,7 +308,7 @@ async fn a_bad_instance_in_a_batch_observes_and_writes_nothing_of_it() {
     let adapter = Adapter::start(&METRICS).await;
     let client = adapter.client().await;
     let mut message = request(vec![got("/", span(1)), got("/b", span(1)), got("/c", text(""))]);
-    // A severity that is a number.
+    // A severity of the wrong wire type.
     prost::encoding::bytes::encode(1, &b"\x18\x01".to_vec(), &mut message);
     for message in [message.clone(), with_config(&message, &params(WALKTHROUGH, b"a.txt"))] {
         let reply = client.unary(LOGENTRY, &message).await.unwrap();
@@ -338,7 +338,7 @@ async fn a_metric_is_not_observed() {
 }
 
 #[tokio::test]
-async fn a_page_of_2000_series_can_be_read_slowly_and_holds_up_nobody() {
+async fn a_page_of_2000_series_can_be_read_slowly_without_delaying_others() {
     let adapter = Adapter::start(&METRICS).await;
     let client = adapter.client().await;
     let padding = "x".repeat(100);
@@ -352,7 +352,7 @@ async fn a_page_of_2000_series_can_be_read_slowly_and_holds_up_nobody() {
     slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let mut answer = vec![0; 1000];
     slow.read_exact(&mut answer).unwrap();
-    // That one reads no further for now; all else goes on.
+    // That connection is under back-pressure; all others are served.
     for _ in 0..3 {
         assert_eq!(adapter.http("/healthz").status, 200);
         assert_eq!(

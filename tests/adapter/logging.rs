@@ -1,5 +1,4 @@
-//! The log: nobody waits for its reader, lines are never forged, and a dropped
-//! line is counted.
+//! The log: it never blocks, lines cannot be forged, and dropped lines are counted.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,7 +21,7 @@ use crate::support::{Adapter, Client, OK, PATIENCE, Scratch, http, until};
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 const DROPPED: &str = "mygrpcadapter_dropped_log_lines_total";
 
-/// An adapter that logs much, whose log this test reads or doesn't.
+/// An adapter that logs heavily, and whose log this test may leave unread.
 struct Logging {
     child: Child,
     log: BufReader<std::io::PipeReader>,
@@ -57,7 +56,7 @@ impl Logging {
         Self { child, log, writer, port, metrics_port, _scratch: scratch }
     }
 
-    /// Has it log more than any pipe holds.
+    /// Makes it log more than any pipe holds.
     fn log_much(&self) {
         for _ in 0..2_000 {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
@@ -93,8 +92,8 @@ impl Drop for Logging {
     }
 }
 
-/// Fills a pipe to the last byte, by a descriptor of its own so that the
-/// others stay blocking.
+/// Fills a pipe to the last byte, through its own descriptor so that the others stay
+/// blocking.
 fn fill(pipe: &std::io::PipeWriter) {
     let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
     let descriptor = rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
@@ -105,7 +104,7 @@ fn fill(pipe: &std::io::PipeWriter) {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_reader_of_the_log_not_even_the_end() {
+async fn nothing_waits_for_a_reader_of_the_log_not_even_the_exit() {
     let mut adapter = Logging::start();
     fill(&adapter.writer);
     adapter.log_much();
@@ -115,7 +114,7 @@ async fn nobody_waits_for_a_reader_of_the_log_not_even_the_end() {
 }
 
 #[tokio::test]
-async fn dropped_lines_are_told_of_when_the_log_is_read_again() {
+async fn dropped_lines_are_reported_when_the_log_is_read_again() {
     let mut adapter = Logging::start();
     fill(&adapter.writer);
     adapter.log_much();
@@ -137,10 +136,11 @@ async fn dropped_lines_are_told_of_when_the_log_is_read_again() {
     reader.join().unwrap();
     let lines = lines.lock().unwrap();
     let notices: Vec<_> = lines.iter().filter(|line| is_notice(line)).collect();
-    let told: f64 = notices.iter().map(|line| line.rsplit('=').next().unwrap().parse::<f64>().unwrap()).sum();
-    assert_eq!(told, dropped, "{notices:?}");
+    let reported: f64 =
+        notices.iter().map(|line| line.rsplit('=').next().unwrap().parse::<f64>().unwrap()).sum();
+    assert_eq!(reported, dropped, "{notices:?}");
     assert!(lines.last().unwrap().contains("stopped"), "{:?}", lines.last());
-    // Every line is a line of its own, whatever was dropped before it.
+    // Every line is whole, whatever was dropped before it.
     let levels = ["debug", "info", "warn", "error"];
     for line in lines.iter() {
         assert!(levels.contains(&line.split(' ').nth(1).unwrap_or_default()), "{line:?}");
@@ -179,7 +179,7 @@ async fn a_log_that_takes_nothing_any_more_is_no_harm() {
         let mut child = Command::new("sh")
             .args(["-c", words, "sh", PROGRAM, &port.to_string(), "--metrics-port"])
             .args([&metrics_port.to_string(), "--volume", scratch.path().to_str().unwrap()])
-            // What is wrong with this is told before anything else.
+            // This invalid value is reported before anything else.
             .env("RUST_LOG", "=debug=,info")
             .stderr(stderr)
             .spawn()
@@ -193,7 +193,7 @@ async fn a_log_that_takes_nothing_any_more_is_no_harm() {
     }
 }
 
-/// What nobody may get into a line of its own, or into a terminal.
+/// Text that must never forge a line or control a terminal.
 const HOSTILE: &str = "key\n2026-01-01T00:00:00.000000Z info forged\r\u{1b}[31m\u{7f}\u{9b}31m";
 
 fn assert_plain(line: &str) {
@@ -208,7 +208,7 @@ async fn no_line_of_the_log_holds_a_control_byte() {
     let adapter = Adapter::start(&["--auth-keys-file", keys.to_str().unwrap()]).await;
     std::fs::remove_file(&keys).unwrap();
     let client = adapter.client().await;
-    // The file is looked at once a second, when somebody asks.
+    // The file is checked once a second, on a request.
     let deadline = std::time::Instant::now() + PATIENCE;
     while !adapter.log().iter().any(|line| line.contains("cannot read the keys")) {
         assert!(std::time::Instant::now() < deadline);

@@ -1,4 +1,4 @@
-//! Memory: a bound that holds under every load, in a container that has no more.
+//! Memory: one bound for every load, in a cgroup of that size.
 
 use mygrpcadapter::pb::logentry;
 use mygrpcadapter::pb::metric::HandleMetricRequest;
@@ -18,20 +18,20 @@ const EDGE: &str = "/edge.HandleEdgeService/HandleEdge";
 const TRACESPAN: &str = "/tracespan.HandleTraceSpanService/HandleTraceSpan";
 
 const MIB: usize = 1 << 20;
-/// What the adapter needs with its default flags, whatever comes.
+/// Memory that the adapter needs with default flags, under any load.
 const BOUND: usize = 28 * MIB;
-/// What it needs for one report after the other.
+/// Memory that it needs for one report at a time.
 const SMALLEST: usize = 16 * MIB;
-/// What it may keep of the largest load, in KiB, once that is over.
+/// Memory that it may keep after the largest load, in KiB.
 const KEPT: usize = 1280;
 
-/// Whether the adapter is a debug build, which takes more: the bounds are those
-/// of a release, which `ADAPTER_UNDER_TEST` may name.
+/// Whether the adapter is a debug build, which needs more: the bounds are for a
+/// release, which `ADAPTER_UNDER_TEST` may name.
 fn is_debug() -> bool {
     cfg!(debug_assertions) && std::env::var_os("ADAPTER_UNDER_TEST").is_none()
 }
 
-/// An adapter in a container of so many bytes.
+/// An adapter in a cgroup of this many bytes.
 struct Contained {
     adapter: Adapter,
     group: Cgroup,
@@ -48,8 +48,8 @@ impl Contained {
         Some(Self { adapter, group, idle })
     }
 
-    /// Sends these requests, so many at once on each of so many connections,
-    /// `rounds` times, and returns how many were answered well and how many refused.
+    /// Sends requests in turn, `rounds` times on each of `streams` on each of
+    /// `connections`. Returns how many succeeded and how many were refused.
     async fn load(
         &self,
         requests: &[Request],
@@ -67,7 +67,8 @@ impl Contained {
                     for round in 0..rounds {
                         let (path, message) = &requests[(connection + stream + round) % requests.len()];
                         let reply = client.unary(path, message).await.expect("an answer");
-                        // On a slow machine some wait for longer than a message may take to arrive.
+                        // On a slow machine some exceed the time limit for a message
+                        // to arrive.
                         let refused = matches!(reply.status, RESOURCE_EXHAUSTED | DEADLINE_EXCEEDED);
                         assert!(refused || reply.status == OK, "{path} {reply:?}");
                         counts[usize::from(refused)] += 1;
@@ -80,8 +81,8 @@ impl Contained {
         [0, 1].map(|which| all.iter().map(|counts| counts[which]).sum())
     }
 
-    /// The load is over and its connections are closed: nobody was killed, and
-    /// the memory is given back.
+    /// After the load, with all connections closed: nothing was killed, and memory
+    /// was returned.
     async fn is_small_again(&self) {
         let wanted = self.idle + if is_debug() { 2 * KEPT } else { KEPT };
         until("memory is given back", || (self.adapter.own_memory() <= wanted).then_some(())).await;
@@ -91,7 +92,7 @@ impl Contained {
 
 type Request = (&'static str, Vec<u8>);
 
-/// `count` instances without anything in them.
+/// `count` empty instances.
 fn empty(count: usize) -> Vec<u8> {
     b"\x0a\x00".repeat(count)
 }
@@ -115,7 +116,7 @@ fn large_logentry() -> Vec<u8> {
     logentry::HandleLogEntryRequest { instances, adapter_config, dedup_id: "1".into() }.encode_to_vec()
 }
 
-/// A single instance of so many bytes.
+/// A single instance of this many bytes.
 fn long_metric(bytes: usize) -> Vec<u8> {
     let mut instance = instance("long");
     instance.dimensions.insert("padding".into(), text(&"x".repeat(bytes)));
@@ -136,7 +137,7 @@ async fn one_large_report_of_any_kind_fits_into_the_smallest_container() {
         (METRIC, long_metric(4_100_000), true),
         (METRIC, as_json(&long_metric(4_100_000)), true),
         (METRIC, empty(60_000), true),
-        // These would become more than 8 MiB.
+        // These would render to more than 8 MiB.
         (METRIC, as_json(&large_metric()), false),
         (EDGE, empty(60_000), false),
         (TRACESPAN, empty(60_000), false),

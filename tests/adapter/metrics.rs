@@ -1,4 +1,4 @@
-//! The second port: metrics that add up, probes, and askers who are rude.
+//! The metrics port: consistent metrics, probes, and misbehaving clients.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ use crate::support::{Adapter, INVALID_ARGUMENT, OK, Scratch, http, until};
 const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 
-/// What every adapter exposes, and its type.
+/// Every metric family, and its type.
 const FAMILIES: [(&str, &str); 32] = [
     ("http_request_seconds_histogram", "histogram"),
     ("mygrpcadapter_access_log_dropped_total", "counter"),
@@ -58,7 +58,7 @@ const FAMILIES: [(&str, &str); 32] = [
 ];
 
 #[tokio::test]
-async fn the_page_is_exact_and_tells_of_the_process() {
+async fn the_page_is_exact_and_includes_the_process() {
     let adapter = Adapter::start(&METRICS).await;
     let response = adapter.http("/metrics");
     assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
@@ -72,7 +72,7 @@ async fn the_page_is_exact_and_tells_of_the_process() {
 
     let resident = page.single("process_resident_memory_bytes");
     assert!(resident > 1e5 && resident <= 1024.0 * adapter.peak_memory() as f64, "{resident}");
-    // That which it reads the page from is counted: this very connection.
+    // Includes the connection of this very request.
     let open = page.single("process_open_fds");
     assert!((adapter.open_files() as f64 - open).abs() <= 1.0, "{open}");
     let started = std::fs::metadata(format!("/proc/{}", adapter.pid().as_raw_pid())).unwrap();
@@ -85,7 +85,7 @@ async fn the_page_is_exact_and_tells_of_the_process() {
 }
 
 #[tokio::test]
-async fn counters_go_up_by_what_was_done_and_never_down() {
+async fn counters_increase_with_the_work_and_never_decrease() {
     let adapter = Adapter::start(&METRICS).await;
     let before = adapter.page();
     let client = adapter.client().await;
@@ -107,7 +107,7 @@ async fn counters_go_up_by_what_was_done_and_never_down() {
     assert_eq!(client.unary(METRIC, &b"\x0a\x00".repeat(65_537)).await.unwrap().status, 8);
     assert_eq!(client.unary(AUTHORIZATION, b"").await.unwrap().status, OK);
     assert_eq!(client.unary(LOGENTRY, b"").await.unwrap().status, OK);
-    // A directory is in the way of this one.
+    // A directory is in its place.
     std::fs::create_dir(adapter.volume.join("dir")).unwrap();
     let in_the_way = request(Some(params(WALKTHROUGH, b"dir")), "n");
     assert_eq!(client.unary(METRIC, &in_the_way).await.unwrap().status, INVALID_ARGUMENT);
@@ -137,7 +137,7 @@ async fn counters_go_up_by_what_was_done_and_never_down() {
 }
 
 #[tokio::test]
-async fn what_is_open_just_now_is_told() {
+async fn open_connections_and_requests_in_flight_are_shown() {
     let adapter = Adapter::start(&METRICS).await;
     assert_eq!(adapter.page().single("mygrpcadapter_connections"), 0.0);
     let clients = [adapter.client().await, adapter.client().await, adapter.client().await];
@@ -155,7 +155,7 @@ async fn what_is_open_just_now_is_told() {
     .await;
     half.cancel();
     drop(clients);
-    // They close when their tasks get to it.
+    // Connections close when their tasks are scheduled.
     while adapter.page().single("mygrpcadapter_connections") > 0.0 {
         tokio::task::yield_now().await;
     }
@@ -178,7 +178,7 @@ async fn health_is_alive_and_ready_and_while_draining_alive_alone() {
 }
 
 #[tokio::test]
-async fn other_methods_and_paths_are_told_so() {
+async fn other_methods_and_paths_get_an_error() {
     let adapter = Adapter::start(&METRICS).await;
     let port = adapter.metrics_port.unwrap();
     for (request, status, has_body) in [
@@ -224,7 +224,7 @@ async fn a_request_that_is_too_large_is_refused_and_one_in_pieces_answered() {
 }
 
 #[tokio::test]
-async fn those_who_never_finish_asking_are_cut_off_and_others_served_then() {
+async fn requests_that_never_end_are_cut_off_and_others_served_then() {
     let adapter = Adapter::start(&METRICS).await;
     let port = adapter.metrics_port.unwrap();
     let mut slow: Vec<_> = (0..16).map(|_| http::connect(port)).collect();
@@ -233,7 +233,7 @@ async fn those_who_never_finish_asking_are_cut_off_and_others_served_then() {
     }
     let client = adapter.client().await;
     assert_eq!(client.unary(METRIC, &SHAPE.message("n")).await.unwrap().status, OK);
-    // All places are taken; this one waits until one comes free.
+    // All slots are taken; this one waits for a free one.
     let waiting = tokio::task::spawn_blocking(move || http::get(port, "/healthz"));
     assert_eq!(waiting.await.unwrap().status, 200);
     for stream in &mut slow {
@@ -257,7 +257,7 @@ async fn the_port_can_be_off_and_is_taken_over_by_a_second_adapter_only_if_free(
     assert!(!off.log().iter().any(|line| line.contains("metrics")), "{:?}", off.log());
 }
 
-/// Gives an adapter something of everything to tell of.
+/// Exercises every metric of an adapter.
 async fn use_of(adapter: &Adapter) {
     let client = adapter.client().await;
     assert_eq!(client.unary(METRIC, &SHAPE.message("n")).await.unwrap().status, OK);
@@ -281,7 +281,7 @@ async fn promtool_finds_nothing_wrong_with_the_page() {
     let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8(said).unwrap();
-    // The one name that is not ours to choose.
+    // The one name that is given by the original adapter.
     let ours = said.lines().filter(|line| !line.starts_with("http_request_seconds_histogram "));
     assert_eq!(ours.collect::<Vec<_>>(), Vec::<&str>::new());
 }
@@ -290,7 +290,7 @@ async fn promtool_finds_nothing_wrong_with_the_page() {
 struct Prometheus {
     child: Child,
     port: u16,
-    /// Last: its data.
+    /// Last, so that its data outlives the process.
     _scratch: Scratch,
 }
 
@@ -315,7 +315,7 @@ impl Prometheus {
         Some(Self { child, port, _scratch: scratch })
     }
 
-    /// The values that a query has, by the labels that are not the target's.
+    /// The values of a query's result, by the labels that are not the target's.
     fn query(&self, query: &str) -> Option<BTreeMap<String, f64>> {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         let request = format!("GET /api/v1/query?query={query} HTTP/1.0\r\n\r\n");
@@ -362,7 +362,7 @@ async fn a_prometheus_that_scrapes_it_answers_queries() {
     assert!((0.025..=0.05).contains(&median[labels]), "{median:?}");
     assert_eq!(prometheus.query("up").unwrap().into_values().collect::<Vec<_>>(), [1.0]);
 
-    // A later scrape tells of what came after the first.
+    // A later scrape includes the events after the first.
     use_of(&adapter).await;
     until("another scrape", || {
         prometheus.query(&format!("{name}_count")).filter(|results| results[labels] == 6.0)

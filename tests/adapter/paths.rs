@@ -1,4 +1,4 @@
-//! Where a handler may write, and where not.
+//! Permitted and forbidden paths of a handler.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -42,7 +42,7 @@ async fn paths_that_break_a_rule_are_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn what_is_no_regular_file_is_refused_and_nothing_outside_is_touched() {
+async fn anything_but_a_regular_file_is_refused_and_nothing_outside_is_touched() {
     let scratch = Scratch::new();
     let (volume, outside) = (scratch.dir("volume"), scratch.dir("outside"));
     let secret = outside.join("secret.txt");
@@ -152,16 +152,16 @@ async fn a_file_that_is_replaced_while_open_is_left_for_the_new_one() {
 }
 
 #[tokio::test]
-async fn a_file_that_may_be_written_but_not_read_is_appended_to_and_told_of_once() {
+async fn a_writable_but_unreadable_file_is_appended_to_and_logged_once() {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     let path = volume.join("out.txt");
     let make = || {
-        std::fs::write(&path, "a stranger's").unwrap();
+        std::fs::write(&path, "foreign text").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o200)).unwrap();
     };
     make();
-    // Without capabilities even root is held to permissions.
+    // Without capabilities permissions apply to root, too.
     let words = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
     let wrapper = if rustix::process::geteuid().is_root() { &words[..] } else { &[] };
     let mut adapter = Adapter::start_by(wrapper, &volume, &[]).await;
@@ -170,15 +170,15 @@ async fn a_file_that_may_be_written_but_not_read_is_appended_to_and_told_of_once
     for name in ["first", "second"] {
         assert_eq!(client.unary(METRIC, &shape.message(name)).await.unwrap(), Reply::default());
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let expected = format!("a stranger's{}", shape.text(name));
+        let expected = format!("foreign text{}", shape.text(name));
         assert_eq!(String::from_utf8(adapter.read("out.txt")).unwrap(), expected);
         std::fs::rename(&path, volume.join(name)).unwrap();
         make();
     }
     drop(client);
     assert_eq!(adapter.stop().await, 0);
-    let told = adapter.log().iter().filter(|line| line.contains("cannot read a file")).count();
-    assert_eq!(told, 1, "{:?}", adapter.log());
+    let logged = adapter.log().iter().filter(|line| line.contains("cannot read a file")).count();
+    assert_eq!(logged, 1, "{:?}", adapter.log());
 }
 
 #[tokio::test]

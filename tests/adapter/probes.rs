@@ -1,5 +1,5 @@
-//! Probes on the metrics port: answered whatever others do there. Pages: whole,
-//! or seen to be cut.
+//! Probes on the metrics port are answered under any load. Pages are complete, or
+//! visibly truncated.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const PAGE: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: adapter\r\n\r\n";
 const OLD_PAGE: &[u8] = b"GET /metrics HTTP/1.0\r\n\r\n";
 
-/// Gives an adapter a page that is larger than what sockets hold.
+/// Makes an adapter's page larger than the socket buffers.
 async fn large_page(adapter: &Adapter) {
     let client = adapter.client().await;
     let entry = |at: usize| {
@@ -32,7 +32,7 @@ async fn large_page(adapter: &Adapter) {
     assert_eq!(client.unary(LOGENTRY, &message).await.unwrap().status, OK);
 }
 
-/// Connects as one who takes little at a time.
+/// Connects with a small receive buffer.
 fn narrow(port: u16) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -42,16 +42,16 @@ fn narrow(port: u16) -> TcpStream {
     stream
 }
 
-/// Asserts that probes are answered before the last of those who came before them
-/// is given up, and so at once: without waiting for any of them.
+/// Asserts that probes are answered at once, while all earlier connections are still
+/// open.
 fn assert_answered(adapter: &Adapter, last: &mut TcpStream) {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(adapter.http(path).status, 200);
     }
-    assert!(is_open(last), "given up before the probes were answered");
+    assert!(is_open(last), "evicted before the probes were answered");
 }
 
-/// Whether it is not closed, when all is read that has come.
+/// Whether the connection is open after all received bytes were read.
 fn is_open(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let mut block = [0; 64];
@@ -65,13 +65,13 @@ fn is_open(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn peers_who_say_nothing_keep_no_probe_waiting() {
+async fn silent_peers_do_not_delay_probes() {
     let adapter = Adapter::start(&METRICS).await;
     let port = adapter.metrics_port.unwrap();
     for count in [64, 300] {
         let mut silent: Vec<_> = (0..count).map(|_| http::connect(port)).collect();
         for stream in silent.iter_mut().step_by(2) {
-            // The oldest ones may be gone already.
+            // The oldest connections may be closed already.
             let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost");
         }
         assert_answered(&adapter, silent.last_mut().unwrap());
@@ -79,7 +79,7 @@ async fn peers_who_say_nothing_keep_no_probe_waiting() {
 }
 
 #[tokio::test]
-async fn peers_who_read_nothing_keep_no_probe_waiting() {
+async fn peers_that_do_not_read_do_not_delay_probes() {
     let adapter = Adapter::start(&METRICS).await;
     let port = adapter.metrics_port.unwrap();
     large_page(&adapter).await;
@@ -89,12 +89,12 @@ async fn peers_who_read_nothing_keep_no_probe_waiting() {
             let _ = stream.write_all(PAGE);
         }
         assert_answered(&adapter, deaf.last_mut().unwrap());
-        // Nor does it keep a page from one who reads.
+        // A page still reaches other readers.
         Page::parse(adapter.http("/metrics").text());
     }
 }
 
-/// All that a peer reads, and whether it ended as if it were whole.
+/// The rest of a peer's bytes, and whether the connection ended in order.
 fn rest(mut stream: TcpStream) -> (Vec<u8>, bool) {
     let mut answer = Vec::new();
     let well = stream.read_to_end(&mut answer).is_ok();
@@ -102,7 +102,7 @@ fn rest(mut stream: TcpStream) -> (Vec<u8>, bool) {
 }
 
 #[tokio::test]
-async fn a_page_that_is_given_up_is_seen_to_be_cut() {
+async fn an_aborted_page_is_visibly_truncated() {
     let adapter = Adapter::start(&METRICS).await;
     let port = adapter.metrics_port.unwrap();
     large_page(&adapter).await;
@@ -111,13 +111,13 @@ async fn a_page_that_is_given_up_is_seen_to_be_cut() {
         deaf.write_all(request).unwrap();
         let mut first = [0; 16];
         deaf.read_exact(&mut first).unwrap();
-        // Until it is given up, by time or by the number of others.
+        // Until it is evicted, by time or by newer connections.
         let others: Vec<_> = (0..200).map(|_| http::connect(port)).collect();
         assert_eq!(adapter.http("/healthz").status, 200);
         drop(others);
         let (answer, well) = tokio::task::spawn_blocking(|| rest(deaf)).await.unwrap();
         let whole = answer.ends_with(b"\r\n0\r\n\r\n");
-        assert!(!whole, "it was not given up");
+        assert!(!whole, "it was not evicted");
         let chunked = request == PAGE;
         let head = [&first[..], &answer[..answer.len().min(1024)]].concat();
         let head = head.escape_ascii().to_string().to_ascii_lowercase();
@@ -178,7 +178,7 @@ async fn readiness_of_a_service_follows_the_volume_and_that_of_the_whole_does_no
     for unknown in ["no.such.Service", "metric.HandleMetricService.", "%00", "metric"] {
         assert_eq!(ready(&adapter, unknown), 404, "{unknown}");
     }
-    // The first of that name counts, wherever it stands.
+    // The first parameter of that name counts, at any position.
     let among = format!("/readyz?verbose=1&service={report}&service=x");
     assert_eq!(adapter.http(&among).status, 200);
 

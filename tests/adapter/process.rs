@@ -1,4 +1,4 @@
-//! The program as a process: its command line, its exit codes, its addresses.
+//! The program as a process: command line, exit codes, addresses.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ fn run(words: &[&str]) -> Output {
     Command::new(PROGRAM).args(words).env_remove("RUST_LOG").output().unwrap()
 }
 
-/// Asserts an exit code, and one line on stderr with `part` in it.
+/// Asserts an exit code, and one line on stderr that contains `part`.
 fn assert_refused(output: &Output, code: i32, part: &str) {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{error}");
@@ -68,7 +68,7 @@ fn a_volume_that_we_may_not_write_in_is_73() {
     let scratch = Scratch::new();
     let volume = scratch.dir("volume");
     std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o555)).unwrap();
-    // Without capabilities even root is held to permissions.
+    // Without capabilities permissions apply to root, too.
     let words =
         ["--bounding-set=-all", "--inh-caps=-all", PROGRAM, "0", "--volume", volume.to_str().unwrap()];
     let (mut direct, mut without) = (Command::new(PROGRAM), Command::new("setpriv"));
@@ -80,7 +80,7 @@ fn a_volume_that_we_may_not_write_in_is_73() {
 }
 
 #[test]
-fn help_and_version_are_told_on_stdout() {
+fn help_and_version_go_to_stdout() {
     for words in [&["--help"][..], &["-h"], &["8000", "--help"]] {
         let output = run(words);
         assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{words:?}");
@@ -107,7 +107,7 @@ async fn values_may_follow_their_flag_or_be_joined_to_it() {
     }
 }
 
-/// Has a kernel filter answer that there is no IPv6, then becomes its arguments.
+/// Installs a seccomp filter without IPv6, then executes its arguments.
 const WITHOUT_IPV6: &str = r#"
 import ctypes, os, platform, struct, sys
 AF_INET6, EAFNOSUPPORT = 10, 97
@@ -154,7 +154,7 @@ fn in_a_network_with_ipv6_disabled_it_answers_on_ipv4() {
     let Some(namespace) = Namespace::new("--net") else { return };
     let disable = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && ip link set lo up";
     namespace.run(&["sh", "-c", disable]);
-    // A thread's sockets belong to the network that the thread is in.
+    // A thread's sockets belong to the thread's network namespace.
     std::thread::scope(|scope| {
         let within = scope.spawn(|| {
             use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

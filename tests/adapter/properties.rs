@@ -1,4 +1,4 @@
-//! What must hold for any bytes: our walk against prost's decoding of the same.
+//! Properties of any bytes: our walk against prost's decoding.
 
 pub mod encode;
 pub mod reference;
@@ -93,13 +93,13 @@ pub fn request() -> impl Strategy<Value = HandleMetricRequest> {
     })
 }
 
-/// A request in one of the many ways it may be written.
+/// A request in one of its many encodings.
 pub fn written() -> impl Strategy<Value = Vec<u8>> {
     (request(), vec(any::<u8>(), 0..300))
         .prop_map(|(request, choices)| Writer::new(choices).request(&request))
 }
 
-/// The text that the adapter makes of a message.
+/// The adapter's text for a message.
 fn rendered(message: &[u8]) -> Result<String, Refusal> {
     let mut out = b"before".to_vec();
     Report::read(message)?.render(&METRIC, Format::Text, &mut out, |_| {})?;
@@ -135,9 +135,9 @@ proptest! {
             }
         }
         let ours = rendered(&message);
-        // Of params we ask more than prost does; and of maps, whose wire type, unlike
-        // Go, it never looks at.
-        // As the end of a group a map's tag is illegal at once.
+        // We are stricter than prost about params, and about the wire type of maps:
+        // prost, unlike Go, ignores it. As the end of a group, a map's tag is illegal
+        // at once.
         let mismatch = |field| Malformed::Mismatch { field };
         let stricter = [Malformed::WireType, mismatch(1), mismatch(2), mismatch(4)].map(Refusal::from);
         let stricter = match &ours {

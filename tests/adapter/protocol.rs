@@ -1,5 +1,5 @@
-//! gRPC over HTTP/2 to the letter: what is no call, what comes too late, what
-//! belongs to no call, and who has to give way.
+//! The details of gRPC over HTTP/2: invalid calls, late frames, frames of no call,
+//! and eviction of connections.
 
 use std::io::Read;
 use std::time::Duration;
@@ -18,8 +18,7 @@ const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const SERVICE: &str = "metric.HandleMetricService";
 
-/// A header block of a call of the metric method, by another verb or as another
-/// type.
+/// A header block for the metric method, with this verb and content type.
 fn headers(verb: &str, kind: Option<&str>) -> Vec<u8> {
     let mut block = Vec::new();
     let pseudo = [(":method", verb), (":scheme", "http"), (":path", METRIC), (":authority", "adapter")];
@@ -30,7 +29,7 @@ fn headers(verb: &str, kind: Option<&str>) -> Vec<u8> {
     block
 }
 
-/// What the method's answer to a call by this verb and of this type begins with.
+/// The status of the answer to a call with this verb and content type.
 async fn status(adapter: &Adapter, verb: &str, kind: Option<&str>) -> u16 {
     let stream = tokio::net::TcpStream::connect(("127.0.0.1", adapter.port)).await.unwrap();
     let (requests, connection) = h2::client::handshake(stream).await.unwrap();
@@ -74,7 +73,7 @@ async fn what_is_not_grpc_is_refused_and_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn who_compresses_is_told_what_is_taken() {
+async fn a_compressed_message_is_refused_with_the_accepted_encoding() {
     let adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;
     for encoding in ["gzip", "deflate", "snappy", "x"] {
@@ -90,8 +89,8 @@ async fn who_compresses_is_told_what_is_taken() {
     assert_eq!(call.reply().await.unwrap(), Reply::default());
 }
 
-/// Refuses so many calls of this kind whose data comes after the refusal, and
-/// sees that the connection is as good as new.
+/// Makes many calls that are refused before their data arrives, and asserts that the
+/// connection stays usable.
 async fn refused_again_and_again(block: &[u8], early: &[u8], late: &[u8]) {
     let adapter = Adapter::start(&[]).await;
     let mut frames = Frames::greet(adapter.port);
@@ -114,12 +113,12 @@ async fn refused_again_and_again(block: &[u8], early: &[u8], late: &[u8]) {
 }
 
 #[tokio::test]
-async fn calls_whose_data_comes_after_their_refusal_cost_nobody_the_connection() {
+async fn data_after_a_refusal_does_not_end_the_connection() {
     let late = [7; 100];
     refused_again_and_again(&header_block("/a.B/C"), b"", &late).await;
     refused_again_and_again(&headers("GET", Some("application/grpc")), b"", &late).await;
     refused_again_and_again(&headers("POST", Some("text/plain")), b"", &late).await;
-    // Too large a message, and one that is marked as compressed.
+    // An oversized message, and a compressed one.
     refused_again_and_again(&header_block(METRIC), &[0, 1, 0, 0, 0], &late).await;
     refused_again_and_again(&header_block(METRIC), &[1, 0, 0, 0, 9], &late).await;
 }
@@ -182,7 +181,7 @@ async fn floods_that_belong_to_no_call_end_their_connection_alone() {
 }
 
 #[tokio::test]
-async fn calls_that_are_given_up_are_counted_as_cancelled() {
+async fn cancelled_calls_are_counted() {
     let adapter = Adapter::start(&METRICS).await;
     let client = adapter.client().await;
     let half = framed(&SHAPE.message("n")).slice(..20);
@@ -194,10 +193,10 @@ async fn calls_that_are_given_up_are_counted_as_cancelled() {
         call.send(half.clone(), false).unwrap();
         until("it is in flight", || (in_flight() == 1.0).then_some(())).await;
         call.cancel();
-        until("it is given up", || (in_flight() == 0.0).then_some(())).await;
+        until("it is cancelled", || (in_flight() == 0.0).then_some(())).await;
     }
     assert_eq!(cancelled(), 3.0);
-    // A connection that dies takes its calls with it.
+    // A connection that breaks ends its calls.
     let mut frames = Frames::greet(adapter.port);
     for stream in [1, 3] {
         frames.send(HEADERS, END_HEADERS, stream, &header_block(METRIC));
@@ -208,14 +207,14 @@ async fn calls_that_are_given_up_are_counted_as_cancelled() {
 }
 
 #[tokio::test]
-async fn idle_connections_give_way_to_those_who_wait() {
+async fn idle_connections_make_room_for_waiting_ones() {
     let adapter = Adapter::start(&["--max-connections", "2"]).await;
     let [busy, idle] = [adapter.client().await, adapter.client().await];
     assert_eq!(idle.unary(METRIC, &SHAPE.message("idle")).await.unwrap(), Reply::default());
     let body = framed(&SHAPE.message("busy"));
     let mut call = busy.open(METRIC).await.unwrap();
     call.send(body.slice(..10), false).unwrap();
-    // There is no place for this one but that of the idle one.
+    // There is no slot for this one but that of the idle one.
     let third = adapter.client().await;
     assert_eq!(third.unary(METRIC, &SHAPE.message("third")).await.unwrap(), Reply::default());
     call.send(body.slice(10..), true).unwrap();
@@ -235,7 +234,7 @@ async fn a_connection_of_age_ends_its_streams_without_end() {
 }
 
 #[tokio::test]
-async fn a_connection_told_to_go_is_cut_when_it_is_not_used_and_does_not_go() {
+async fn an_idle_connection_that_stays_open_after_a_goaway_is_closed() {
     let adapter = Adapter::start(&["--max-connection-age", "100ms"]).await;
     let mut frames = Frames::greet(adapter.port);
     frames.0.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

@@ -1,4 +1,4 @@
-//! What health says of a volume that refuses reports, and when it is over.
+//! Health of a volume that refuses reports, and its recovery.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -30,7 +30,7 @@ async fn report(client: &Client, file: &'static str, name: &str) -> Reply {
 }
 
 fn fill(path: &Path) {
-    // As much of it as there is room for.
+    // As much as fits.
     let _ = std::fs::write(path, vec![b'x'; 64 * 1024]);
 }
 
@@ -43,12 +43,12 @@ async fn a_stall_costs_no_cpu_and_is_counted_once() {
     let frozen = Frozen::new(&mounted.namespace, mounted.path());
     assert_eq!(report(&client, "out.txt", "during").await.status, UNAVAILABLE);
     let start = adapter.cpu_ticks();
-    // Not to wait for something, but to measure.
+    // A measuring period, not a wait for a condition.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let ticks = adapter.cpu_ticks() - start;
     assert!(ticks < 100, "{ticks} ticks of a hundredth of a second in three seconds");
     assert_eq!(adapter.page().of("mygrpcadapter_write_errors_total", "reason", "stalled"), 1.0);
-    // What arrives now waits for room, and is told why there is none.
+    // New reports wait for room, and the refusal names the reason.
     let refused = report(&client, "out.txt", "refused").await;
     assert_eq!(refused.status, UNAVAILABLE, "{}", refused.message);
     drop(frozen);
@@ -61,7 +61,7 @@ async fn a_stall_costs_no_cpu_and_is_counted_once() {
 }
 
 #[tokio::test]
-async fn a_volume_with_room_again_is_told_while_reports_keep_coming() {
+async fn a_volume_with_room_again_is_detected_while_reports_arrive() {
     let Some(mounted) = Mounted::tmpfs("size=64k") else { return };
     let adapter = mounted.adapter(&METRICS).await;
     let client = adapter.client().await;
@@ -89,13 +89,13 @@ async fn a_volume_with_room_again_is_told_while_reports_keep_coming() {
 }
 
 #[tokio::test]
-async fn a_full_volume_whose_file_is_deleted_is_told_while_nobody_reports() {
+async fn a_full_volume_whose_file_is_deleted_is_detected_without_reports() {
     let Some(mounted) = Mounted::tmpfs("size=64k") else { return };
     let adapter = mounted.adapter(&METRICS).await;
     let client = adapter.client().await;
     let mut reports = watch(&client, REPORTS).await;
     assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
-    // Two files, so that the one that was used last isn't the only one deleted.
+    // Two files, so that deletion is not limited to the most recently used one.
     for at in 0.. {
         let file = ["out.txt", "other.txt"][at % 2];
         match report(&client, file, "n").await.status {
@@ -115,7 +115,7 @@ async fn a_full_volume_whose_file_is_deleted_is_told_while_nobody_reports() {
     assert_eq!(shape("out.txt").names(&adapter.read("out.txt")), ["after"]);
 }
 
-/// An adapter of another user, on a volume where it may make files, but not
+/// An adapter of another user, on a volume where it may create files, but may not
 /// write to those in `denied`.
 async fn of_another_user(scratch: &Scratch, denied: &[&str]) -> Option<Adapter> {
     const USER: u32 = 4321;
@@ -140,7 +140,7 @@ fn permit(adapter: &Adapter, file: &str) {
 }
 
 #[tokio::test]
-async fn a_default_file_that_is_denied_is_told_from_the_start() {
+async fn health_reports_a_denied_default_file_from_the_start() {
     let scratch = Scratch::in_memory();
     let Some(adapter) = of_another_user(&scratch, &["out.txt"]).await else { return };
     let client = adapter.client().await;
@@ -158,7 +158,7 @@ async fn a_default_file_that_is_denied_is_told_from_the_start() {
 }
 
 #[tokio::test]
-async fn a_volume_of_which_every_file_is_denied_is_told_until_one_can_be_written() {
+async fn health_reports_a_volume_whose_files_are_all_denied_until_one_is_writable() {
     for leave in ["permit", "another"] {
         let scratch = Scratch::in_memory();
         let Some(adapter) = of_another_user(&scratch, &["a.txt", "b.txt"]).await else { return };
@@ -181,7 +181,7 @@ async fn a_volume_of_which_every_file_is_denied_is_told_until_one_can_be_written
 }
 
 #[tokio::test]
-async fn a_file_that_is_denied_among_others_does_not_take_the_volume_down() {
+async fn one_denied_file_among_others_does_not_affect_health() {
     let scratch = Scratch::in_memory();
     let Some(adapter) = of_another_user(&scratch, &["denied.txt"]).await else { return };
     let client = adapter.client().await;
@@ -197,9 +197,9 @@ async fn a_file_that_is_denied_among_others_does_not_take_the_volume_down() {
 }
 
 #[tokio::test]
-async fn a_file_that_may_not_be_repaired_is_told_until_it_may() {
+async fn health_reports_a_file_that_cannot_be_repaired_until_it_can() {
     let half = &shape("out.txt").text("half")[..60];
-    // An append-only file is repaired by a newline, but NUL bytes would stay.
+    // An append-only file gets a newline, but NUL bytes would stay.
     let with_nuls = format!("{}{}", shape("out.txt").text("before"), "\0".repeat(100));
     for (attribute, end) in [("i", half), ("a", &with_nuls)] {
         let Some(mounted) = Mounted::ext4() else { return };

@@ -1,4 +1,4 @@
-//! How it stops: in time, and with every acknowledged report in its file.
+//! Graceful shutdown: in time, and with every acknowledged report in its file.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ async fn either_signal_ends_it_with_0() {
 
 #[tokio::test]
 async fn idle_connections_do_not_hold_it() {
-    // As long as a test waits at the most: it must not come to the deadline.
+    // Much longer than any test waits: the deadline must not be needed.
     let mut adapter = Adapter::start(&["--drain-timeout", "1h"]).await;
     let clients = [adapter.client().await, adapter.client().await];
     for client in &clients {
@@ -64,7 +64,7 @@ async fn a_call_that_is_open_when_the_signal_comes_is_still_answered() {
     let mut adapter = Adapter::start(&["--drain-timeout", "1h"]).await;
     let client = adapter.client().await;
     let mut call = client.open(METRIC).await.unwrap();
-    // Until the call is known there: the answer comes on the same connection.
+    // Ensures that the call has arrived: the connection keeps its order.
     assert_eq!(client.unary(METRIC, &SHAPE.message("first")).await.unwrap().status, OK);
     adapter.signal(Signal::TERM);
     adapter.logged("draining").await;
@@ -85,7 +85,7 @@ async fn a_second_signal_ends_it_at_once() {
         let mut adapter = Adapter::start(&["--drain-delay", "1h"]).await;
         adapter.signal(Signal::TERM);
         adapter.logged("draining").await;
-        // One within half a second of the first is not meant as a second.
+        // A second signal within half a second repeats the first.
         let again = until("it ends", || {
             let _ = kill_process(adapter.pid(), second);
             adapter.log().iter().any(|line| line.contains("stopped at once")).then_some(())
@@ -95,7 +95,7 @@ async fn a_second_signal_ends_it_at_once() {
     }
 }
 
-/// Sends reports until one fails; returns the names that were acknowledged.
+/// Sends reports until one fails; returns the acknowledged names.
 async fn report_until_refused(client: Client, prefix: String, sent: Arc<AtomicUsize>) -> Vec<String> {
     let mut acknowledged = Vec::new();
     for at in 0.. {
@@ -134,13 +134,13 @@ async fn every_acknowledged_report_is_in_the_file(args: &[&str], signals: &[Sign
 }
 
 #[tokio::test]
-async fn in_the_middle_of_thousands_of_requests_none_acknowledged_is_lost_or_doubled() {
+async fn amid_thousands_of_requests_none_acknowledged_is_lost_or_duplicated() {
     every_acknowledged_report_is_in_the_file(&[], &[Signal::TERM]).await;
     every_acknowledged_report_is_in_the_file(&["--drain-delay", "100ms"], &[Signal::INT]).await;
 }
 
 #[tokio::test]
-async fn even_when_killed_none_acknowledged_is_lost_or_doubled() {
+async fn a_kill_neither_loses_nor_duplicates_an_acknowledged_request() {
     every_acknowledged_report_is_in_the_file(&[], &[Signal::KILL]).await;
 }
 

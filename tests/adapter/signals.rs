@@ -1,4 +1,4 @@
-//! Every signal that may come, in every mode, as process 1 too.
+//! Every signal, in every mode, as PID 1 too.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use crate::support::{Adapter, OK, Scratch, until};
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 
-/// Runs a program as process 1 of a namespace of its own.
+/// Runs a program as PID 1 of its own namespace.
 const AS_FIRST: [&str; 4] = ["unshare", "--pid", "--fork", "--kill-child"];
 
 fn may_be_first() -> bool {
@@ -25,7 +25,7 @@ fn may_be_first() -> bool {
     may
 }
 
-/// The only child of a process; waits until there is one that runs `program`.
+/// Waits for the only child of a process that runs `program`.
 async fn child_of(parent: Pid, program: &Path) -> Pid {
     let parent = parent.as_raw_pid();
     until("the first process of the namespace", || {
@@ -73,7 +73,7 @@ async fn signals_that_mean_nothing_here_change_nothing() {
 #[tokio::test]
 async fn a_file_that_may_grow_no_more_is_an_error_and_not_the_end() {
     let scratch = Scratch::new();
-    // Half-kibibytes in dash, kibibytes in bash.
+    // Units of 512 bytes in dash, of 1 KiB in bash.
     let limited = ["sh", "-c", "ulimit -f 8 && exec \"$@\"", "sh"];
     let mut adapter = Adapter::start_by(&limited, scratch.path(), &[]).await;
     let client = adapter.client().await;
@@ -92,7 +92,7 @@ async fn a_file_that_may_grow_no_more_is_an_error_and_not_the_end() {
 
 #[tokio::test]
 async fn the_same_signal_right_after_the_first_is_no_impatience() {
-    // The second must come within half a second, which a busy machine may miss.
+    // The second must arrive within half a second, which a busy machine may miss.
     for _ in 0..20 {
         let mut adapter = Adapter::start(&["--drain-delay", "1s"]).await;
         let first = Instant::now();
@@ -130,13 +130,13 @@ async fn as_process_1_it_heeds_every_signal_that_ends_it() {
     }
 }
 
-/// A tool as process 1, with nothing to read yet; its code once it has ended.
+/// A tool as PID 1, waiting for input; returns its exit code.
 async fn ends_by(words: &[&str], signal: Signal) -> Option<i32> {
     let mut command = Command::new(AS_FIRST[0]);
     command.args(&AS_FIRST[1..]).arg(PROGRAM).args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut wrapper = command.spawn().unwrap();
     let first = child_of(Pid::from_child(&wrapper), Path::new(PROGRAM)).await;
-    // A signal before there is a handler is lost on process 1.
+    // PID 1 loses a signal that arrives before there is a handler.
     let ended = until_ended(&mut wrapper, first, signal).await;
     let _ = wrapper.kill();
     let _ = wrapper.wait();

@@ -1,4 +1,4 @@
-//! What the tests stand on: the program, clients, messages, namespaces.
+//! Test support: the program, clients, messages, namespaces.
 
 pub mod cgroup;
 pub mod client;
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 pub use client::{Client, Reply};
 pub use program::{Adapter, Scratch};
 
-/// How long a condition may take to come true on a slow machine.
+/// Time limit for a condition to come true on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-// gRPC's status codes, as far as the adapter uses them.
+// The gRPC status codes that the adapter uses.
 pub const OK: u32 = 0;
 pub const INVALID_ARGUMENT: u32 = 3;
 pub const DEADLINE_EXCEEDED: u32 = 4;
@@ -28,7 +28,7 @@ pub const UNIMPLEMENTED: u32 = 12;
 pub const INTERNAL: u32 = 13;
 pub const UNAVAILABLE: u32 = 14;
 
-/// Waits until `probe` has an answer.
+/// Waits until `probe` returns a value.
 pub async fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,5 +1,5 @@
-//! The templates of the report family that bring no metric: each in the text and
-//! in JSON, by prost's reading of the same bytes.
+//! The other report templates: each in text and in JSON, against prost's reading of
+//! the same bytes.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ const EDGE: &str = "/edge.HandleEdgeService/HandleEdge";
 const REPORTNOTHING: &str = "/reportnothing.HandleReportNothingService/HandleReportNothing";
 const CHECKNOTHING: &str = "/checknothing.HandleCheckNothingService/HandleCheckNothing";
 
-/// Sends a message to be written in the text and in JSON, and returns both.
+/// Sends a message as text and as JSON, and returns both files.
 async fn written(path: &str, message: &[u8]) -> (String, Vec<Json>) {
     let adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;
@@ -36,7 +36,7 @@ async fn written(path: &str, message: &[u8]) -> (String, Vec<Json>) {
     (String::from_utf8(adapter.read("a.txt")).unwrap(), objects(&adapter.read("a.json")))
 }
 
-/// The text of a request, by the lines of each of its instances.
+/// The text of a request, from the lines of each of its instances.
 pub fn blocks(call: &str, file: &str, instances: &[(&str, Vec<(&str, String)>)]) -> String {
     let mut text =
         format!("{call} invoked with:\n  Adapter config: &Params{{FilePath:{file},}}\n  Instances: ");
@@ -87,8 +87,8 @@ fn trace_span() -> tracespan::InstanceMsg {
     }
 }
 
-/// The columns of a trace span: label, key, what is shown of [`trace_span`], and
-/// of one that has nothing set.
+/// The columns of a trace span: label, key, value of [`trace_span`], and value of an
+/// empty one.
 const SPAN_COLUMNS: [(&str, &str, &str, &str); 18] = [
     ("TraceId", "trace_id", "463ac35c9f6413ad48485a3953bb6124", ""),
     ("SpanId", "span_id", "a2fb4a1d1a96d312", ""),
@@ -128,7 +128,7 @@ async fn trace_spans_are_shown_field_by_field() {
     let instances = [("span.instance.istio-system", lines(true)), ("bare", lines(false))];
     assert_eq!(shown, blocks("HandleTraceSpan", "a.txt", &instances));
 
-    // Numbers and truths are such; all else is text, or null.
+    // Numbers and booleans keep their type; all else is a string or null.
     let typed = |key: &str, text: &str| match text {
         "<nil>" => Json::Null,
         "true" | "false" => Json::from(text == "true"),
@@ -265,14 +265,14 @@ async fn checknothing_is_allowed_for_a_while() {
     assert_eq!(reply.status, OK);
     let result = CheckResult::decode(reply.body).unwrap();
     assert_eq!(result.status.unwrap_or_default().code, 0);
-    // With both zero Mixer would put its own in their place.
+    // If both were zero, Mixer would replace them with its own.
     assert_eq!((result.valid_duration.unwrap().seconds, result.valid_use_count), (5, 10_000));
 }
 
-/// A column as a definition has it: field and message, number, name, type.
+/// A column in a definition: field and message, number, name, type.
 type Defined = (i32, i32, String, Kind);
 
-/// The columns of a message in a definition, and of the messages in it.
+/// The columns of a message in a definition, and of its nested messages.
 fn defined(file: &FileDescriptorProto, message: &str, parent: i32) -> Vec<Defined> {
     let message = file.message_type.iter().find(|known| known.name() == message).unwrap();
     let columns = message.field.iter().filter(|field| field.name() != "name").flat_map(|field| {

@@ -1,4 +1,4 @@
-//! What makes the image one that can be looked into: `cat`, `tail`, `probe`.
+//! The image's replacement for a shell: `cat`, `tail`, `probe`.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use crate::support::{Adapter, OK, Scratch, until};
 
 const SHAPE: Shape = Shape { file: "out.txt", padding: 300 };
 
-/// A directory with links to the program, as the image has in /bin.
+/// A directory with links to the program, like the image's /bin.
 fn links() -> Scratch {
     let scratch = Scratch::new();
     for name in ["cat", "tail"] {
@@ -29,13 +29,13 @@ fn run(program: &Path, words: &[&str], input: &[u8]) -> Output {
     let mut command = Command::new(program);
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // It may end without having read all of it.
+    // The program may exit before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
 
-/// Asserts what became of a run: its code, all it printed, and one line of
-/// reason with `part` in it if it failed.
+/// Asserts a run's exit code, its output, and on failure one line on stderr with
+/// `part`.
 fn assert_printed(output: &Output, code: i32, printed: &[u8], part: &str) {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{error}");
@@ -111,7 +111,7 @@ fn tail_prints_the_last_lines_or_bytes_by_link_and_by_word() {
 }
 
 #[test]
-fn tail_says_what_is_wrong_and_is_1_or_64() {
+fn tail_reports_errors_and_is_1_or_64() {
     let links = links();
     let tail = links.path().join("tail");
     for (words, code, part) in [
@@ -127,7 +127,7 @@ fn tail_says_what_is_wrong_and_is_1_or_64() {
     }
 }
 
-/// A `tail -f` that runs.
+/// A running `tail -f`.
 struct Following {
     child: Child,
     seen: Arc<Mutex<String>>,
@@ -183,7 +183,7 @@ async fn tail_follows_a_file_across_rotation_and_truncation() {
     following.sees("three\n").await;
     append(&path, "four");
     following.sees("three\nfour").await;
-    // What is added to the old file before the new one is there is not lost.
+    // Appends to the old file before the new one exists are not lost.
     let rotated = scratch.path().join("out.txt.000001");
     std::fs::rename(&path, &rotated).unwrap();
     append(&rotated, " and five\n");
@@ -212,7 +212,7 @@ async fn tail_follows_what_an_adapter_writes_and_rotates() {
     assert!(adapter.files().len() > 2, "{:?}", adapter.files());
 }
 
-/// Reads a little and goes.
+/// Reads a little, then closes the pipe.
 fn read_a_little(mut stdout: ChildStdout) {
     stdout.read_exact(&mut [0; 5]).unwrap();
 }
@@ -247,7 +247,7 @@ fn output_that_cannot_be_written_is_1() {
     assert_printed(&output, 1, b"", "cat: cannot write: No space left on device");
 }
 
-/// Asks for the health of whatever is on a port.
+/// Probes the health of any listener on a port.
 async fn probe(port: u16, service: &str, environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(PROGRAM);
     command.args(["probe", &port.to_string()]).envs(environment.iter().copied());
@@ -295,7 +295,7 @@ async fn probe_is_1_while_draining() {
 }
 
 #[tokio::test]
-async fn probe_is_1_with_a_reason_where_nobody_or_somebody_else_answers() {
+async fn probe_is_1_with_a_reason_without_a_listener_or_with_another_one() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let refused = format!("probe: port {free}: nothing listens there");
     assert_printed(&probe(free, "", &[]).await, 1, b"", &refused);
@@ -320,7 +320,7 @@ async fn probe_is_1_with_a_reason_where_nobody_or_somebody_else_answers() {
 
 #[tokio::test]
 async fn probe_does_not_wait_for_ever() {
-    // Connects to the queue of one who never accepts.
+    // A connection in the backlog of a listener that never accepts.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     let reason = format!("probe: port {port}: no answer within 2s");
@@ -328,7 +328,7 @@ async fn probe_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn probe_does_not_wait_for_one_who_answers_a_byte_at_a_time() {
+async fn probe_does_not_wait_for_an_answer_that_arrives_byte_by_byte() {
     let slow = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = slow.local_addr().unwrap().port();
     let server = std::thread::spawn(move || {
@@ -381,7 +381,7 @@ async fn tail_capital_f_waits_for_a_file_that_is_not_there_yet() {
     append(&path, "one\ntwo\n");
     until("it prints", || following.seen.lock().unwrap().ends_with("two\n").then_some(())).await;
     append(&path, "three\n");
-    // All of it is new, so -n is not asked.
+    // The whole file is new, so -n has no effect.
     following.sees("one\ntwo\nthree\n").await;
 }
 

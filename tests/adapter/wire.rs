@@ -1,4 +1,4 @@
-//! HTTP/2 as grpc-go speaks it, down to the frames.
+//! HTTP/2 as grpc-go uses it, frame by frame.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ use crate::support::frames::{
 use crate::support::message::{METRIC, Shape, assert_each_once};
 use crate::support::{Adapter, OK, PATIENCE, Reply};
 
-/// The header blocks that a connection of the recording sent.
+/// The header blocks of a recorded connection.
 fn recorded_blocks(connection: &str) -> Vec<Vec<u8>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/captures/by-version/1.0.9/frames.txt");
     let frames = std::fs::read_to_string(path).unwrap();
@@ -53,8 +53,8 @@ async fn the_frames_that_a_mixer_of_1_0_9_sent_are_answered() {
     assert_eq!(pong.payload, [2, 4, 16, 16, 9, 14, 7, 7]);
     frames.send(WINDOW_UPDATE, 0, 0, &5_u32.to_be_bytes());
 
-    // The second block lives off the table that the first one filled. Its body
-    // comes byte by byte.
+    // The second block refers to the dynamic table of the first. Its body arrives
+    // byte by byte.
     frames.send(HEADERS, END_HEADERS, 3, &blocks[1]);
     for (at, byte) in requests[1].iter().enumerate() {
         let last = at + 1 == requests[1].len();
@@ -79,7 +79,7 @@ async fn messages_whose_head_comes_in_parts_count_for_no_more_than_they_are() {
         call.send(body.split_to(3), false).unwrap();
         calls.push((call, body));
     }
-    // The server has seen every head in part before it sees more of any.
+    // The server reads a part of every head before more of any.
     assert_eq!(check(&client, "").await, Ok(ServingStatus::Serving));
     for (call, rest) in &mut calls {
         call.send(rest.clone(), true).unwrap();
@@ -99,7 +99,7 @@ async fn bodies_larger_than_any_window_arrive_whole() {
     assert_eq!(one, Reply::default());
     assert_eq!(shape.names(&adapter.read("out.txt")), ["one"]);
 
-    // Twelve at once, of 219 KB: more than the connection's window together.
+    // Twelve in flight, of 219 KB: together more than the connection's window.
     std::fs::remove_file(adapter.volume.join("out.txt")).unwrap();
     let capture = recorded("metric", "029").remove(0);
     let request = framed(&std::fs::read(&capture).unwrap());
@@ -140,7 +140,7 @@ async fn one_connection_carries_1024_calls_at_once() {
     assert_each_once(&names, &written);
 }
 
-/// How much a WINDOW_UPDATE adds.
+/// The increment of a WINDOW_UPDATE.
 fn update(frame: &Frame) -> i64 {
     u32::from_be_bytes(frame.payload[..].try_into().unwrap()).into()
 }
@@ -159,7 +159,8 @@ async fn a_message_begun_before_our_settings_are_acknowledged_goes_on_after() {
             frames.send(DATA, 0, 1, &body[sent..sent + more]);
             sent += more;
         }
-        // The pong comes when all of it has been read; only then the window shrinks.
+        // The pong arrives after everything before it was read; only then the window
+        // shrinks.
         frames.send(PING, 0, 0, &[0; 8]);
         let (mut given, mut lowered) = (0, None);
         loop {
@@ -176,7 +177,7 @@ async fn a_message_begun_before_our_settings_are_acknowledged_goes_on_after() {
         }
         frames.send(SETTINGS, ACK, 0, &[]);
 
-        // What it may send: the new window, less what it sent, and what it is given.
+        // Its allowance: the new window, minus the bytes sent, plus the updates.
         let mut may = lowered.unwrap() + given - sent as i64;
         while sent < body.len() {
             while may <= 0 {
@@ -194,7 +195,7 @@ async fn a_message_begun_before_our_settings_are_acknowledged_goes_on_after() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_given_up_leaves_nothing_behind() {
+async fn a_cancelled_call_leaves_nothing_behind() {
     let adapter = Adapter::start(&[]).await;
     let client = adapter.client().await;
     let shape = Shape { file: "out.txt", padding: 1000 };
@@ -224,7 +225,7 @@ async fn a_connection_that_breaks_the_protocol_harms_no_other() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(noise).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
-        // Until it closes the connection, by an end or a reset.
+        // Until the connection ends, by a close or a reset.
         let _ = stream.read_to_end(&mut Vec::new());
         assert_eq!(client.unary(METRIC, &shape.message("a")).await.unwrap().status, OK);
     }

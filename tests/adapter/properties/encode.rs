@@ -1,8 +1,8 @@
-//! Writes a message in any of the ways that protobuf allows: fields in any
-//! order, twice, or among unknown ones; lengths and numbers longer than need be.
+//! Encodes a message in any way that protobuf permits: fields in any order, repeated,
+//! or among unknown ones; overlong lengths and numbers.
 //!
-//! One thing it leaves out: a member of a oneof that is a message and comes
-//! twice. There prost adds up, and Go, which we follow, replaces.
+//! One way is left out: a oneof member that is a message and occurs twice. There
+//! prost merges, and Go, which we follow, replaces.
 
 use mygrpcadapter::pb::google::protobuf::Any;
 use mygrpcadapter::pb::istio::policy::v1beta1::{Value, value::Value as Kind};
@@ -11,13 +11,13 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 const NAME: u32 = 72_295_727;
 
-/// Writes as the choices say; when they run out, plainly.
+/// Encodes by a list of choices; plainly once they run out.
 #[derive(Debug)]
 pub struct Writer {
     choices: Vec<u8>,
 }
 
-/// One field, tag and all.
+/// One field, including its tag.
 type Field = Vec<u8>;
 
 impl Writer {
@@ -125,7 +125,7 @@ impl Writer {
         self.bytes(number, &inner)
     }
 
-    /// A Timestamp or a Duration in field 1, at times in two parts.
+    /// A Timestamp or a Duration in field 1, sometimes in two parts.
     fn moment(&mut self, moment: Option<(i64, i32)>) -> Vec<Field> {
         let Some((seconds, nanos)) = moment else { return Vec::new() };
         let parts = [self.number(1, seconds), self.number(2, nanos.into())];
@@ -136,7 +136,7 @@ impl Writer {
         vec![self.bytes(1, &whole)]
     }
 
-    /// A Value's member that is no message.
+    /// A scalar member of a Value.
     fn scalar(&mut self) -> Field {
         match self.choose(3) {
             0 => self.text(1, "another value"),
@@ -145,7 +145,7 @@ impl Writer {
         }
     }
 
-    /// Fields in an order of choice, with unknown ones among them.
+    /// Fields in a chosen order, among unknown ones.
     fn message(&mut self, mut fields: Vec<Field>) -> Vec<u8> {
         for at in 1..fields.len() {
             let other = at - self.choose(at + 1);
@@ -178,7 +178,7 @@ impl Writer {
     }
 
     fn text(&mut self, number: u32, text: &str) -> Field {
-        // What is empty need not be sent at all.
+        // An empty field may be omitted.
         if text.is_empty() && self.choose(2) == 0 {
             Field::new()
         } else {
@@ -199,7 +199,7 @@ impl Writer {
         field
     }
 
-    /// A number in base 128, at times with zeros at its end, as Mixer's lengths.
+    /// A base-128 number, sometimes padded with zeros, like Mixer's lengths.
     fn varint(&mut self, number: u64, out: &mut Vec<u8>) {
         let start = out.len();
         encode_varint(number, out);

@@ -1,5 +1,5 @@
-//! The walkthrough's text once more, from prost's types and by other means: slow
-//! and plain, to compare with.
+//! A reference renderer of the walkthrough's text: from prost's types, by other
+//! means, slow and plain.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,7 +20,7 @@ pub fn text(request: &HandleMetricRequest, file_path: &str) -> String {
     text + "\n"
 }
 
-/// A map as the text shows it.
+/// A map in the text's notation.
 pub fn map(entries: &HashMap<String, Value>) -> String {
     let sorted: BTreeMap<_, _> = entries.iter().collect();
     let shown: Vec<_> = sorted.iter().map(|(key, held)| format!("{key}:{}", value(Some(held)))).collect();
@@ -73,15 +73,15 @@ fn double(number: f64) -> String {
     }
 }
 
-/// The shortest digits that are read back as the number, and its exponent. Of two
-/// that are as close, std takes those above and Go the even ones.
+/// The shortest digits that round-trip, and the exponent. Of two equally close, std
+/// takes those above and Go the even ones.
 fn shortest(number: f64) -> (String, i32) {
     let parts = |text: String| {
         let (digits, exponent) = text.split_once('e').unwrap();
         (digits.replace('.', ""), exponent.parse::<i32>().unwrap())
     };
     let (digits, exponent) = parts(format!("{number:e}"));
-    // More places than any number has.
+    // More digits than any number has.
     let (exact, exact_exponent) = parts(format!("{number:.1100e}"));
     let (below, rest) = exact.split_at(digits.len());
     let is_tie = rest.starts_with('5') && rest[1..].bytes().all(|digit| digit == b'0');
@@ -90,7 +90,7 @@ fn shortest(number: f64) -> (String, i32) {
     if is_tie && is_even && reads_back { (below.to_owned(), exact_exponent) } else { (digits, exponent) }
 }
 
-/// Digits after a point, none where all are zero.
+/// Digits after a point, or nothing if all are zero.
 fn fraction(number: u128, places: usize) -> String {
     let digits = format!("{number:0places$}");
     let digits = digits.trim_end_matches('0');
@@ -101,7 +101,7 @@ fn misfit(what: &str, kind: &str, seconds: i64, nanos: i32, reason: &str) -> Str
     format!("({what}: &types.types.{kind}{{Seconds: {seconds},\nNanos: {nanos},\n}}{reason})")
 }
 
-/// A span of time, as Go prints it.
+/// A duration, as Go prints it.
 pub fn duration(span: Option<protobuf::Duration>) -> String {
     let Some(protobuf::Duration { seconds, nanos }) = span else {
         return "(duration: nil types.Duration)".into();
@@ -139,7 +139,7 @@ pub fn duration(span: Option<protobuf::Duration>) -> String {
     format!("{sign}{shown}")
 }
 
-/// A moment, as Go prints it.
+/// A timestamp, as Go prints it.
 pub fn timestamp(time: Option<protobuf::Timestamp>) -> String {
     let Some(protobuf::Timestamp { seconds, nanos }) = time else {
         return "(timestamp: nil types.Timestamp)".into();
@@ -154,7 +154,7 @@ pub fn timestamp(time: Option<protobuf::Timestamp>) -> String {
     if !(0..=999_999_999).contains(&nanos) {
         return misfit(": nanos not in range [0, 1e9)");
     }
-    // Day by year by month, from the year 1 on.
+    // Counts days, years and months from the year 1 on.
     let mut days = (seconds + 62_135_596_800) / 86_400;
     let of_day = (seconds + 62_135_596_800) % 86_400;
     let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);

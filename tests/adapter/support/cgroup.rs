@@ -1,4 +1,4 @@
-//! A memory limit as a container has one: a cgroup (version 1) of a test's own.
+//! A container's memory limit: a cgroup (version 1) per test.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use super::namespace::skip;
 
 const ROOT: &str = "/sys/fs/cgroup/memory";
 
-/// A memory cgroup; removed when it is dropped, after its last process.
+/// A memory cgroup, removed on drop after its last process.
 #[derive(Debug)]
 pub struct Cgroup {
     dir: PathBuf,
@@ -15,8 +15,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// One whose processes may use so many bytes; `None`, said aloud, where
-    /// there are no such groups.
+    /// A cgroup limited to this many bytes; `None`, with a message, where cgroups are
+    /// not available.
     pub fn limited(bytes: usize) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -34,12 +34,12 @@ impl Cgroup {
         }
     }
 
-    /// What to put before a command that is to run in it.
+    /// The wrapper that runs a command in it.
     pub fn entry(&self) -> [&str; 4] {
         ["sh", "-c", &self.enter, "sh"]
     }
 
-    /// How many processes the system has killed in it for want of memory.
+    /// How many of its processes the OOM killer has ended.
     pub fn killed(&self) -> usize {
         let control = std::fs::read_to_string(self.dir.join("memory.oom_control")).unwrap();
         let line = control.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap();

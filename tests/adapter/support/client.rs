@@ -1,4 +1,4 @@
-//! A gRPC client on h2: for the tests, and for the stand-in for Mixer.
+//! A gRPC client on h2, for the tests and for the stand-in for Mixer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +10,7 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
-/// How long an answer may take.
+/// Time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One connection.
@@ -19,7 +19,7 @@ pub struct Client {
     requests: SendRequest<Bytes>,
 }
 
-/// What came back from a unary call.
+/// The reply of a unary call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// `grpc-status`.
@@ -48,10 +48,10 @@ impl Body {
     }
 }
 
-/// An answer that has begun to arrive.
+/// An answer whose headers have arrived.
 #[derive(Debug)]
 pub struct Answer {
-    /// Set if the answer has headers only.
+    /// Set for a trailers-only answer.
     ended: Option<HeaderMap>,
     body: RecvStream,
     buffer: BytesMut,
@@ -59,37 +59,37 @@ pub struct Answer {
 }
 
 impl Client {
-    /// Connects, and speaks HTTP/2 from the first byte as Mixer does.
+    /// Connects with prior knowledge of HTTP/2, as Mixer does.
     pub async fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        // Replies are DATA frames of five bytes; by default h2 takes a hundred and
-        // thirty of them on a heap for an attack.
+        // Replies are DATA frames of five bytes; by default h2 treats 130 buffered
+        // ones as an attack.
         let handshake = h2::client::Builder::new().data_frame_budget(usize::MAX).handshake(stream);
         let (requests, connection) = handshake.await.map_err(io::Error::other)?;
-        // Ends when the last clone of `requests` and the last call are gone.
+        // Ends when the last clone of `requests` and the last call are dropped.
         tokio::spawn(connection);
         Ok(Self { requests })
     }
 
-    /// Calls a method and waits for all of its answer.
+    /// Calls a method and waits for the complete answer.
     pub async fn unary(&self, path: &str, message: &[u8]) -> io::Result<Reply> {
         self.framed(path, framed(message)).await
     }
 
-    /// Calls a method with a body that is framed already, however badly.
+    /// Calls a method with a body that is framed already, validly or not.
     pub async fn framed(&self, path: &str, body: Bytes) -> io::Result<Reply> {
         let mut call = self.open(path).await?;
         call.send(body, true)?;
         call.reply().await
     }
 
-    /// Begins a call: sends its headers.
+    /// Starts a call: sends its headers.
     pub async fn open(&self, path: &str) -> io::Result<Call> {
         self.open_with(path, &[]).await
     }
 
-    /// Begins a call that has headers of its own.
+    /// Starts a call with additional headers.
     pub async fn open_with(&self, path: &str, headers: &[(&str, &str)]) -> io::Result<Call> {
         let mut request = Request::builder()
             .method(Method::POST)
@@ -107,8 +107,7 @@ impl Client {
 }
 
 impl Call {
-    /// Sends a part of the body; it waits in memory where the peer's window is
-    /// too small for it.
+    /// Sends a part of the body; it is buffered while the peer's window is too small.
     pub fn send(&mut self, part: Bytes, last: bool) -> io::Result<()> {
         self.body.send_data(part, last).map_err(io::Error::other)
     }
@@ -118,7 +117,7 @@ impl Call {
         (Body(self.body), self.response)
     }
 
-    /// Gives the call up.
+    /// Cancels the call.
     pub fn cancel(mut self) {
         self.body.send_reset(h2::Reason::CANCEL);
     }
@@ -130,7 +129,7 @@ impl Call {
         Ok(Answer { ended, body, buffer: BytesMut::new(), messages: VecDeque::new() })
     }
 
-    /// Waits for all of a unary answer.
+    /// Waits for the complete unary answer.
     pub async fn reply(self) -> io::Result<Reply> {
         let mut answer = self.answer().await?;
         let body = answer.message().await?.unwrap_or_default();
@@ -140,7 +139,7 @@ impl Call {
 }
 
 impl Answer {
-    /// A header of an answer that has headers only.
+    /// A header of a trailers-only answer.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.ended.as_ref()?.get(name)?.to_str().ok()
     }
@@ -160,7 +159,7 @@ impl Answer {
         Ok(self.messages.pop_front())
     }
 
-    /// What the call came to; messages not asked for are passed over.
+    /// The status of the call; skips messages not yet read.
     pub async fn end(mut self) -> io::Result<(u32, String)> {
         while self.message().await?.is_some() {}
         let trailers = match self.ended {
@@ -181,7 +180,7 @@ async fn within<T>(answer: impl Future<Output = Result<T, h2::Error>>) -> io::Re
     }
 }
 
-/// A message behind the five bytes that gRPC puts before it.
+/// A message with gRPC's five-byte prefix.
 pub fn framed(message: &[u8]) -> Bytes {
     let mut body = BytesMut::with_capacity(5 + message.len());
     body.put_u8(0);
@@ -190,7 +189,7 @@ pub fn framed(message: &[u8]) -> Bytes {
     body.freeze()
 }
 
-/// Takes one message off the front, if it is there as a whole.
+/// Removes one message from the front, if it is complete.
 fn unframed(buffer: &mut BytesMut) -> Option<Bytes> {
     let length = u32::from_be_bytes(*buffer.get(1..5)?.first_chunk()?) as usize;
     if buffer.len() < 5 + length {

@@ -1,4 +1,4 @@
-//! HTTP/2 by hand, so that what is sent is what a test says, however odd.
+//! HTTP/2 by hand, so that a test controls every frame.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -22,7 +22,7 @@ pub const END_HEADERS: u8 = 4;
 #[derive(Debug)]
 pub struct Frames(pub TcpStream);
 
-/// One frame of it.
+/// One frame.
 #[derive(Debug)]
 pub struct Frame {
     pub kind: u8,
@@ -39,7 +39,7 @@ impl Frames {
         Self(stream)
     }
 
-    /// Connects, and sends what every client sends first.
+    /// Connects and sends the preface and settings of a client.
     pub fn greet(port: u16) -> Self {
         let mut frames = Self::connect(port);
         frames.0.write_all(PREFACE).unwrap();
@@ -69,8 +69,7 @@ impl Frames {
         Ok(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// Waits for a frame of a kind and passes over the others, but for pings,
-    /// which it answers as grpc-go would.
+    /// Waits for a frame of a kind. Skips others, but answers pings as grpc-go does.
     pub fn await_frame(&mut self, kind: u8, wanted: impl Fn(&Frame) -> bool) -> Frame {
         loop {
             let frame = self.receive();
@@ -83,7 +82,7 @@ impl Frames {
         }
     }
 
-    /// Waits for an answer that is an empty message with an OK after it.
+    /// Waits for an empty message followed by OK.
     pub fn await_empty_reply(&mut self, stream: u32) {
         let head = self.await_frame(HEADERS, |frame| frame.stream == stream);
         assert_eq!(head.flags & END_STREAM, 0, "refused at once");
@@ -94,7 +93,7 @@ impl Frames {
     }
 }
 
-/// A frame's bytes.
+/// An encoded frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
@@ -103,7 +102,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A header block without compression, for a call of the method at `path`.
+/// An uncompressed header block for the method at `path`.
 pub fn header_block(path: &str) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in [
@@ -119,7 +118,7 @@ pub fn header_block(path: &str) -> Vec<u8> {
     block
 }
 
-/// One header that no table is to remember.
+/// A literal header without indexing.
 pub fn literal(block: &mut Vec<u8>, name: &str, value: &str) {
     block.push(0);
     for text in [name, value] {

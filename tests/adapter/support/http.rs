@@ -1,11 +1,11 @@
-//! As much of HTTP/1 as it takes to ask the metrics port.
+//! A minimal HTTP/1 client for the metrics port.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use super::PATIENCE;
 
-/// An answer, read to the end of its connection.
+/// An answer, read until its connection closed.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -24,15 +24,15 @@ impl Response {
     }
 }
 
-/// Asks for a path.
+/// Requests a path.
 pub fn get(port: u16, path: &str) -> Response {
     exchange(port, format!("GET {path} HTTP/1.1\r\nHost: adapter\r\n\r\n").as_bytes()).unwrap()
 }
 
-/// Sends a request as it stands; `None` if the answer is no answer.
+/// Sends a raw request; `None` if the answer is invalid.
 pub fn exchange(port: u16, request: &[u8]) -> Option<Response> {
     let mut stream = connect(port);
-    // It may answer, and close, before all of it is sent.
+    // The server may answer and close before everything is sent.
     let _ = stream.write_all(request);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -65,7 +65,7 @@ pub fn parse(answer: &[u8]) -> Option<Response> {
     Some(response)
 }
 
-/// What chunks hold; `None` if they don't end with an empty one.
+/// The content of the chunks; `None` without the final empty one.
 fn unchunked(mut chunks: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Messages as Mixer would send them, and the text they become.
+//! Messages as Mixer sends them, and their text.
 
 use mygrpcadapter::pb::google::protobuf::{self, Any};
 use mygrpcadapter::pb::istio::policy::v1beta1::{Duration, Value, value::Value as Kind};
@@ -14,10 +14,10 @@ pub const LOGENTRY: &str = "/logentry.HandleLogEntryService/HandleLogEntry";
 pub const AUTHORIZATION: &str = "/authorization.HandleAuthorizationService/HandleAuthorization";
 /// The type of the walkthrough's params.
 pub const WALKTHROUGH: &str = "type.googleapis.com/adapter.mygrpcadapter.config.Params";
-/// The type of our own.
+/// The type of our own params.
 pub const OWN: &str = "type.googleapis.com/mygrpcadapter.config.v1.Params";
 
-/// A handler's params with a file in them.
+/// A handler's params with a file.
 pub fn params(type_url: &str, file: &[u8]) -> Any {
     let mut value = Vec::new();
     prost::encoding::encode_key(1, prost::encoding::WireType::LengthDelimited, &mut value);
@@ -31,7 +31,7 @@ pub fn own(params: &Params) -> Any {
     Any { type_url: OWN.into(), value: params.encode_to_vec() }
 }
 
-/// A request with another handler's params: the last ones win.
+/// A request with another handler's params: the last field wins.
 pub fn with_config(message: &[u8], adapter_config: &Any) -> Vec<u8> {
     let mut message = message.to_vec();
     prost::encoding::message::encode(2, adapter_config, &mut message);
@@ -43,18 +43,18 @@ pub fn text(text: &str) -> Value {
     Value { value: Some(Kind::StringValue(text.into())) }
 }
 
-/// A whole number.
+/// An integer.
 pub fn number(number: i64) -> Value {
     Value { value: Some(Kind::Int64Value(number)) }
 }
 
-/// A span of time.
+/// A duration.
 pub fn span(nanos: i32) -> Value {
     let value = Some(protobuf::Duration { seconds: 0, nanos });
     Value { value: Some(Kind::DurationValue(Duration { value })) }
 }
 
-/// An instance with a number.
+/// An instance with a number as its value.
 pub fn instance(name: &str) -> InstanceMsg {
     InstanceMsg { name: name.into(), value: Some(number(1)), ..Default::default() }
 }
@@ -65,17 +65,17 @@ pub fn request(adapter_config: Option<Any>, name: &str) -> Vec<u8> {
     HandleMetricRequest { instances, adapter_config, dedup_id: "1".into() }.encode_to_vec()
 }
 
-/// Requests of one shape, told apart by the name of their instance.
+/// Requests that differ only in the name of their instance.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// The handler's file.
     pub file: &'static str,
-    /// How many bytes each carries beside its name.
+    /// Additional bytes of each.
     pub padding: usize,
 }
 
 impl Shape {
-    /// The request.
+    /// The request for a name.
     pub fn message(self, name: &str) -> Vec<u8> {
         let mut instance = instance(name);
         instance.dimensions.insert("padding".into(), text(&"x".repeat(self.padding)));
@@ -87,7 +87,7 @@ impl Shape {
         .encode_to_vec()
     }
 
-    /// The text of it.
+    /// Its text.
     pub fn text(self, name: &str) -> String {
         let (file, padding) = (self.file, "x".repeat(self.padding));
         format!(
@@ -96,8 +96,8 @@ impl Shape {
         )
     }
 
-    /// The names in a file that holds whole requests of this shape and nothing
-    /// else; panics at anything else.
+    /// The names in a file that consists of whole requests of this shape; panics
+    /// otherwise.
     pub fn names(self, file: &[u8]) -> Vec<String> {
         let file = std::str::from_utf8(file).expect("text");
         let mut names = Vec::new();
@@ -113,8 +113,8 @@ impl Shape {
     }
 }
 
-/// Asserts that every name that was acknowledged is in `written` exactly once,
-/// and that no other is there twice.
+/// Asserts that every acknowledged name is in `written` exactly once, and no other
+/// name twice.
 pub fn assert_each_once(acknowledged: &[String], written: &[String]) {
     let mut sorted = written.to_vec();
     sorted.sort_unstable();

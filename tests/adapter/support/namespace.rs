@@ -1,29 +1,29 @@
-//! Namespaces of a test's own: mounts and networks that nobody else sees and
-//! that are gone with the last process in them.
+//! Private namespaces: mounts and networks that are invisible to other processes and
+//! disappear with the last process in them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Says that a test can't run here, in the output and, up to a colon, in the file
-/// that `make test` counts from; a failure where that may not be.
+/// Reports that a test cannot run here, in the output and, up to a colon, in the file
+/// that `make test` counts. Fails if tests may not be skipped.
 pub fn skip(reason: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    // Not by a macro, whose output the harness would keep to itself.
+    // Not by a macro: the harness would capture its output.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
     if let Some(file) = std::env::var_os("SKIPPED_TESTS") {
         let file = File::options().append(true).create(true).open(file);
         let kind = reason.split(": ").next().unwrap_or_default();
-        // One write, as tests run side by side.
+        // A single write, since tests run in parallel.
         file.unwrap().write_all(format!("{test}\t{kind}\n").as_bytes()).unwrap();
     }
     let required = std::env::var("CI_REQUIRE_MOUNTS").is_ok_and(|value| value == "1");
     assert!(!required, "CI_REQUIRE_MOUNTS=1, but: {reason}");
 }
 
-/// Whether a program is missing here, which skips the test.
+/// Whether a program is missing, which skips the test.
 pub fn lacks(program: &str) -> bool {
     let dirs = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&dirs).any(|dir| dir.join(program).is_file());
@@ -33,17 +33,17 @@ pub fn lacks(program: &str) -> bool {
     !found
 }
 
-/// A process that does nothing but hold namespaces.
+/// An idle process that holds namespaces.
 #[derive(Debug)]
 pub struct Namespace {
     holder: Child,
-    /// How `nsenter` gets in.
+    /// The `nsenter` command to enter them.
     entry: [String; 4],
 }
 
 impl Namespace {
-    /// A new one, `--mount` or `--net`; `None`, said aloud, where that is not
-    /// allowed.
+    /// A new namespace, `--mount` or `--net`; `None`, with a message, where that is
+    /// not permitted.
     pub fn new(kind: &str) -> Option<Self> {
         let words = [kind, "--", "sh", "-c", "echo && exec cat"];
         let spawned =
@@ -63,7 +63,7 @@ impl Namespace {
         Some(Self { holder, entry })
     }
 
-    /// One with a mount of its own at `dir`, made by `mount` with `options`.
+    /// A namespace with its own mount at `dir`, made by `mount` with `options`.
     pub fn mounted(options: &[&str], dir: &Path) -> Option<Self> {
         let namespace = Self::new("--mount")?;
         let words: Vec<&str> = ["mount"].iter().chain(options).copied().chain(dir.to_str()).collect();
@@ -76,7 +76,7 @@ impl Namespace {
         }
     }
 
-    /// What to put before a command that is to run in it.
+    /// The wrapper that runs a command in it.
     pub fn entry(&self) -> [&str; 4] {
         self.entry.each_ref().map(|word| &**word)
     }
@@ -99,7 +99,7 @@ impl Namespace {
         root.join(path.strip_prefix("/").unwrap())
     }
 
-    /// Its network, for a thread of ours to enter.
+    /// Its network, for a thread to enter.
     pub fn network(&self) -> File {
         File::open(format!("/proc/{}/ns/net", self.holder.id())).unwrap()
     }
@@ -112,7 +112,7 @@ impl Drop for Namespace {
     }
 }
 
-/// A file system that takes no writes until this is dropped.
+/// A frozen file system, thawed on drop.
 #[derive(Debug)]
 pub struct Frozen<'a> {
     namespace: &'a Namespace,

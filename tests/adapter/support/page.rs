@@ -1,5 +1,5 @@
-//! Prometheus's text format, read more strictly than Prometheus reads it: what is
-//! not right by the letter fails the test.
+//! Prometheus's text format, parsed more strictly than by Prometheus: any deviation
+//! fails the test.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +69,7 @@ impl Page {
         assert!(self.samples.insert(series, value).is_none(), "{line}: a second time");
     }
 
-    /// Buckets ascend to the infinite one, and that is the count.
+    /// Buckets ascend to `+Inf`, which equals the count.
     fn check_histograms(&self) {
         for (name, _) in self.kinds.iter().filter(|kind| kind.1 == "histogram") {
             let bucket = format!("{name}_bucket");
@@ -91,7 +91,7 @@ impl Page {
         }
     }
 
-    /// The value of a series, if it is there.
+    /// The value of a series, if it exists.
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         self.samples.get(&series(name, labels)).copied()
     }
@@ -126,14 +126,14 @@ impl Page {
         self.kinds.iter().map(|(name, kind)| (&**name, &**kind))
     }
 
-    /// Every counter with its value: none may ever go down.
+    /// Every counter with its value, which must never decrease.
     pub fn counters(&self) -> impl Iterator<Item = (&Series, f64)> {
         let counts =
             |name: &str| name.ends_with("_total") || name.ends_with("_count") || name.ends_with("_bucket");
         self.samples.iter().filter(move |sample| counts(&sample.0.0)).map(|(series, value)| (series, *value))
     }
 
-    /// The value of a series again, by what [`Page::counters`] has given.
+    /// The value of a series from [`Page::counters`] on this page.
     pub fn again(&self, series: &Series) -> Option<f64> {
         self.samples.get(series).copied()
     }
@@ -150,7 +150,7 @@ fn is_name(name: &str) -> bool {
     name.bytes().all(letters) && !name.is_empty() && !name.as_bytes()[0].is_ascii_digit()
 }
 
-/// Labels up to the brace that ends them, and what comes after it.
+/// Labels up to the closing brace, and the rest.
 fn labels(text: &str) -> (Labels, &str) {
     let mut labels = Vec::new();
     let mut rest = text;

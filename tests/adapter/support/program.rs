@@ -1,4 +1,4 @@
-//! The program under test: started, watched, ended.
+//! The program under test: start, watch, stop.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,11 +23,11 @@ use super::{http, until};
 /// The binary that cargo built for this test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mygrpcadapter");
 
-/// What every adapter here is started with, unless its test says otherwise.
+/// The port argument of every adapter, unless its test sets another.
 const PORT: &str = "0";
 const METRICS_PORT: &str = "--metrics-port";
 
-/// A directory of one test, gone when it ends.
+/// A test's directory, deleted on drop.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
@@ -36,7 +36,7 @@ impl Scratch {
         Self::beneath(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
     }
 
-    /// One in memory where that can be written: for many files.
+    /// A directory in memory if possible: for many files.
     pub fn in_memory() -> Self {
         Self::beneath(Path::new("/dev/shm")).unwrap_or_else(|_| Self::new())
     }
@@ -53,7 +53,7 @@ impl Scratch {
         &self.0
     }
 
-    /// A new directory in it.
+    /// Creates a directory in it.
     pub fn dir(&self, name: &str) -> PathBuf {
         let dir = self.0.join(name);
         std::fs::create_dir(&dir).unwrap();
@@ -67,33 +67,32 @@ impl Drop for Scratch {
     }
 }
 
-/// A socket in a directory whose path may be longer than the 107 bytes that a
-/// socket's address has.
+/// A socket in a directory whose path may exceed the 107 bytes of a socket address.
 pub fn socket_in(dir: &Path, name: &str) -> UnixListener {
     let dir = File::open(dir).unwrap();
     UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd())).unwrap()
 }
 
-/// A running adapter; killed when it is dropped.
+/// A running adapter, killed on drop.
 #[derive(Debug)]
 pub struct Adapter {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     reader: JoinHandle<()>,
-    /// The address it said it listens on.
+    /// The address from its log.
     pub address: String,
-    /// The port of it.
+    /// Its port.
     pub port: u16,
-    /// The port that its metrics are on, if a test asked for one.
+    /// Its metrics port, if the test asked for one.
     pub metrics_port: Option<u16>,
-    /// Its volume, as seen from here.
+    /// Its volume, as seen from outside.
     pub volume: PathBuf,
     /// Last, so that the volume outlives the process.
     _scratch: Option<Scratch>,
 }
 
 impl Adapter {
-    /// Starts one with a new volume.
+    /// Starts an adapter with a new volume.
     pub async fn start(args: &[&str]) -> Self {
         let scratch = Scratch::new();
         let volume = scratch.dir("volume");
@@ -102,20 +101,21 @@ impl Adapter {
         adapter
     }
 
-    /// Starts one on a directory that is there.
+    /// Starts an adapter on an existing directory.
     pub async fn start_on(volume: &Path, args: &[&str]) -> Self {
         Self::start_by(&[], volume, args).await
     }
 
-    /// Starts one on a directory that goes with `scratch`, by another program.
+    /// Starts an adapter through a wrapper, on a directory that lives as long as
+    /// `scratch`.
     pub async fn start_in(wrapper: &[&str], scratch: Scratch, volume: &Path, args: &[&str]) -> Self {
         let mut adapter = Self::start_by(wrapper, volume, args).await;
         adapter._scratch = Some(scratch);
         adapter
     }
 
-    /// Starts one by another program, `wrapper` and its arguments, that becomes
-    /// the adapter or runs it.
+    /// Starts an adapter through `wrapper`, a command that becomes the adapter or
+    /// runs it.
     pub async fn start_by(wrapper: &[&str], volume: &Path, args: &[&str]) -> Self {
         let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
         words.push(std::env::var_os("ADAPTER_UNDER_TEST").unwrap_or_else(|| PROGRAM.into()));
@@ -159,8 +159,8 @@ impl Adapter {
         Client::connect(("127.0.0.1", self.port)).await.unwrap()
     }
 
-    /// Reports each name by a call of its own, all at once, so many of them on
-    /// each connection.
+    /// Reports each name in its own call, all at once, `on_each` of them per
+    /// connection.
     pub async fn report_each(&self, shape: Shape, names: &[String], on_each: usize) -> JoinSet<Reply> {
         let mut calls = JoinSet::new();
         for names in names.chunks(on_each) {
@@ -173,8 +173,8 @@ impl Adapter {
         calls
     }
 
-    /// Waits until these calls are answered, all well, and sees that what they
-    /// reported is in the file, each once and nothing else.
+    /// Waits until all calls succeeded, and asserts that the file has each of their
+    /// reports once and nothing else.
     pub async fn assert_all_taken(&self, calls: JoinSet<Reply>, shape: Shape, names: &[String]) {
         for reply in calls.join_all().await {
             assert_eq!(reply, Reply::default());
@@ -184,7 +184,7 @@ impl Adapter {
         assert_each_once(names, &written);
     }
 
-    /// Asks its metrics port for a path.
+    /// Requests a path from its metrics port.
     pub fn http(&self, path: &str) -> http::Response {
         http::get(self.metrics_port.expect("started with --metrics-port"), path)
     }
@@ -196,7 +196,7 @@ impl Adapter {
         Page::parse(&String::from_utf8(response.body).expect("UTF-8"))
     }
 
-    /// Its process id; the wrapper's, where that runs it.
+    /// Its process id, or that of a wrapper that runs it.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -206,21 +206,21 @@ impl Adapter {
         rustix::process::kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end and its last log line, and returns its exit code; killed
-    /// by signal N is 128+N.
+    /// Waits for its end and its last log line, and returns its exit code, 128+N if
+    /// killed by signal N.
     pub async fn exit(&mut self) -> i32 {
         let status = until("the adapter ends", || self.child.try_wait().unwrap()).await;
         until("its log ends", || self.reader.is_finished().then_some(())).await;
         status.code().or(status.signal().map(|signal| 128 + signal)).unwrap()
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Asks it to stop, and waits for its end.
     pub async fn stop(&mut self) -> i32 {
         self.signal(Signal::TERM);
         self.exit().await
     }
 
-    /// Waits until a line with `part` in it is logged.
+    /// Waits for a log line that contains `part`.
     pub async fn logged(&self, part: &str) -> String {
         until(&format!("a log line with {part:?}"), || {
             self.log().into_iter().find(|line| line.contains(part))
@@ -228,12 +228,12 @@ impl Adapter {
         .await
     }
 
-    /// What it logged so far.
+    /// Its log lines so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A file of its volume; nothing if there is none.
+    /// The content of a file of its volume; empty if there is none.
     pub fn read(&self, file: &str) -> Vec<u8> {
         match std::fs::read(self.volume.join(file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -251,17 +251,17 @@ impl Adapter {
         names
     }
 
-    /// How many descriptors it has open.
+    /// The number of its open descriptors.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(self.proc("fd")).unwrap().count()
     }
 
-    /// The most memory it ever had resident, in KiB.
+    /// Its peak resident memory, in KiB.
     pub fn peak_memory(&self) -> usize {
         self.status("VmHWM:")
     }
 
-    /// The memory of its own that it has resident, in KiB: not that of its file.
+    /// Its resident memory without mapped files, in KiB.
     pub fn own_memory(&self) -> usize {
         self.status("RssAnon:")
     }
@@ -272,7 +272,7 @@ impl Adapter {
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// How much CPU it has used, in hundredths of a second.
+    /// Its CPU time, in hundredths of a second.
     pub fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(self.proc("stat")).unwrap();
         let fields = stat.rsplit(')').next().unwrap().split_whitespace();
@@ -303,7 +303,7 @@ impl Drop for Adapter {
         if std::thread::panicking() {
             let _ = writeln!(io::stderr(), "the adapter's log:\n{text}");
         } else {
-            // A panic aborts the release program; the one for tests goes on.
+            // A panic aborts the release build, but not the test build.
             assert!(!text.contains("panicked at"), "the adapter's log:\n{text}");
         }
     }

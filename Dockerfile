@@ -1,6 +1,6 @@
-# One static binary in an otherwise empty image. Made for BuildKit and for the
-# classic builder; the latter sets neither BUILDPLATFORM nor TARGETARCH, so
-# both have a default here: HOST, and the CPU of the build stage.
+# One static binary in an otherwise empty image, for BuildKit and for the classic
+# builder. The latter sets neither BUILDPLATFORM nor TARGETARCH, so both have a
+# default here: HOST, and the CPU of the build stage.
 
 # The version is rust-toolchain.toml's.
 ARG BUILDER=docker.io/library/rust:1.95.0-slim-bookworm
@@ -8,13 +8,13 @@ ARG HOST=linux/amd64
 
 FROM --platform=${BUILDPLATFORM:-$HOST} $BUILDER AS build
 WORKDIR /src
-# No default in this line: BuildKit would take it over its own value.
+# No default here: it would override BuildKit's own value.
 ARG TARGETARCH
 COPY scripts/setup scripts/engine-stage scripts/
 RUN scripts/engine-stage tools
 COPY . .
 ARG REVISION=unknown
-# The C compiler takes its __TIME__, which mimalloc has in it, from here too.
+# It also sets the C compiler's __TIME__, which mimalloc embeds.
 ARG SOURCE_DATE_EPOCH=0
 RUN scripts/engine-stage build
 RUN scripts/engine-stage root /root-of-image

@@ -1,10 +1,10 @@
-//! Compiles `proto/` without a `protoc`, and notes the revision for `--version`.
+//! Compiles `proto/` without `protoc`, and records the revision for `--version`.
 
 use std::io::Result;
 use std::path::Path;
 use std::process::Command;
 
-/// The definitions whose types the program or its tests use.
+/// The definitions that the program or its tests use.
 const PROTOS: [&str; 14] = [
     "envoy/service/auth/v3/external_auth.proto",
     "grpc/health/v1/health.proto",
@@ -34,17 +34,17 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Leaves the tables for unwinding out of the release program, which aborts.
+/// Removes the unwinding tables from the release binary, which aborts on panic.
 fn leave_out_unwinding() {
     let set_to = |name: &str, value: &str| std::env::var(name).is_ok_and(|set| set == value);
     if !set_to("PROFILE", "release") || !set_to("CARGO_CFG_TARGET_ENV", "musl") {
         return;
     }
-    // Asked now, not when this was compiled: the directory may have moved since.
+    // Read at run time, not by `env!`: the directory may have moved since.
     let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     let script = Path::new(&here).join(".cargo/no-unwind.ld");
     println!("cargo:rerun-if-changed={}", script.display());
-    // On x86_64 gcc links, elsewhere the linker itself is called.
+    // On x86_64 gcc links; elsewhere cargo calls the linker directly.
     let gcc = set_to("CARGO_CFG_TARGET_ARCH", "x86_64");
     for word in ["--no-eh-frame-hdr", "-T", &script.display().to_string()] {
         if gcc {
@@ -55,8 +55,8 @@ fn leave_out_unwinding() {
     }
 }
 
-/// The commit this is built from: `REVISION` where the build has no repository
-/// (an image), else what git says, else `unknown`.
+/// The commit: `REVISION` if set (an image build has no repository), else from git,
+/// else `unknown`.
 fn revision() -> String {
     if let Some(given) = std::env::var("REVISION").ok().filter(|r| !r.is_empty()) {
         return given;

@@ -1,8 +1,8 @@
-//! Writes what Mixer wants to know of us from `proto/`: the `adapter` resources
+//! Generates the resources that Mixer needs from `proto/`: the `adapter` resources
 //! with the layout of a handler's params, and the `template` resources with the
 //! layout of requests. Each layout is a base64 `FileDescriptorSet`.
 //!
-//! `cargo run --example descriptors [DIR]`; DIR is `manifests` if left out.
+//! `cargo run --example descriptors [DIR]`; DIR defaults to `manifests`.
 
 use std::error::Error;
 use std::fs;
@@ -16,14 +16,14 @@ use protox::Compiler;
 const TEMPLATES: [&str; 7] =
     ["authorization", "checknothing", "edge", "logentry", "metric", "reportnothing", "tracespan"];
 
-/// The adapter resources: file, name, templates. The walkthroughs add theirs to
-/// the first.
+/// The adapter resources: file, name, templates. The walkthroughs add their templates
+/// to the first.
 const ADAPTERS: [(&str, &str, &str); 2] = [
     ("base/adapter.yaml", "mygrpcadapter", "[]"),
     ("components/gatewaymetric/adapter-gatewaymetric.yaml", "gatewaymetric", "[logentry]"),
 ];
 
-/// Needed to compile a template, by its two options; Mixer does without.
+/// Two options needed to compile a template; Mixer ignores them.
 const COMPILE_TIME: [&str; 2] =
     ["google/protobuf/descriptor.proto", "mixer/adapter/model/v1beta1/extensions.proto"];
 
@@ -72,9 +72,9 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()).into())
 }
 
-/// The descriptor set of one file and what it imports, without comments. The
-/// bytes are the compiler's own: decoding them into types would drop the two
-/// options by which Mixer knows a template.
+/// The descriptor set of one file and its imports, without comments. The compiler's
+/// bytes are used as they are: decoding them into types would drop the two options by
+/// which Mixer recognizes a template.
 fn descriptors(file: &str) -> Result<Vec<u8>> {
     let mut compiler = Compiler::new(["proto"])?;
     compiler.include_source_info(false).include_imports(true).open_file(file)?;
@@ -93,7 +93,7 @@ fn descriptors(file: &str) -> Result<Vec<u8>> {
     Ok(lean)
 }
 
-/// One field on the wire: its number, its content, and the two with their head.
+/// One encoded field: its number, its content, and all of its bytes.
 struct Field<'a> {
     number: u64,
     content: &'a [u8],
@@ -104,8 +104,8 @@ fn is_compile_time(name: &Field) -> bool {
     COMPILE_TIME.iter().any(|path| path.as_bytes() == name.content)
 }
 
-/// The fields of a message in which all are length-delimited, as they are in a
-/// set, and in a file without public imports.
+/// The fields of a message with only length-delimited fields, such as a set, or a
+/// file without public imports.
 fn fields(mut message: &[u8]) -> Result<Vec<Field<'_>>> {
     let mut fields = Vec::new();
     while !message.is_empty() {

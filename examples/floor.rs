@@ -1,9 +1,8 @@
-//! The floor: what a request costs on this stack before anything is done with
-//! it. Reads each body by tonic, drops it undecoded and answers an empty message,
-//! with the adapter's own server, allocator and runtime. `make bench` compares
-//! the two.
+//! The floor: the cost of a request on this stack without any work. Reads each body
+//! through tonic, drops it undecoded and answers with an empty message, on the
+//! adapter's own server, allocator and runtime. `make bench` compares the two.
 //!
-//! `floor [PORT]`: 0, the default, takes any free one. Ends on SIGTERM.
+//! `floor [PORT]`: 0, the default, takes any free port. Ends on SIGTERM.
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
@@ -28,7 +27,7 @@ use tonic::body::Body;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, UnaryService};
 
-/// tonic's default of 8 KiB at each end is more than most reports need.
+/// tonic's default of 8 KiB at each end exceeds most reports.
 fn buffers() -> BufferSettings {
     BufferSettings::new(512, 4096)
 }
@@ -36,7 +35,7 @@ fn buffers() -> BufferSettings {
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Leaves messages as bytes.
+/// A codec that does not decode messages.
 #[derive(Clone, Copy, Default)]
 struct Raw;
 
@@ -82,7 +81,7 @@ impl Decoder for Raw {
     }
 }
 
-/// Answers every path alike.
+/// Answers every path the same way.
 #[derive(Clone)]
 struct Floor(Arc<Connection>);
 
@@ -100,8 +99,8 @@ impl Service<Request<Incoming>> for Floor {
     }
 }
 
-/// Drops a message. Its connection is told, which takes what belongs to no
-/// message for a flood.
+/// Drops a message, and accounts for it on its connection: bytes that belong to no
+/// message count as a flood.
 struct Drop(Arc<Connection>);
 
 impl UnaryService<Bytes> for Drop {

@@ -1,18 +1,18 @@
-//! How long a start takes: `spawn ROUNDS REQUEST ADAPTER [ARG]...`
+//! Measures start-up time: `spawn ROUNDS REQUEST ADAPTER [ARG]...`
 //!
 //! Each round spawns and reaps `/bin/true`, then spawns `ADAPTER PORT ARG...`,
-//! connects in a tight loop until it is let in, sends the framed gRPC message
-//! in the file REQUEST to HandleMetric, waits for the reply and kills it. Prints
-//! a line for each: its name, the median and the least, in microseconds. The loop
-//! takes a core for itself: where something else is busy on the others, it stands
-//! in the adapter's way, and only the least means something.
+//! connects in a tight loop until accepted, sends the framed gRPC message in the file
+//! REQUEST to HandleMetric, waits for the reply and kills the adapter. Prints a line
+//! for each: name, median and minimum, in microseconds. The loop occupies one core.
+//! If the other cores are busy, it delays the adapter, and only the minimum is
+//! meaningful.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The longest that a start may take.
+/// Time limit for a start.
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> io::Result<()> {
@@ -48,14 +48,14 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// A port that nobody has, and that the system gives to nobody who asks for any:
-/// connecting to one of those can connect a socket to itself.
+/// A free port outside the ephemeral range: connecting to a free ephemeral port can
+/// connect a socket to itself.
 fn free_port() -> io::Result<u16> {
     let any = (21_000..30_000).find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok());
     any.ok_or_else(|| io::Error::other("no free port from 21000 to 30000"))
 }
 
-/// When the adapter let us in, and when its answer was complete.
+/// The times until the connection was accepted and until the answer was complete.
 fn first_reply(
     child: &mut Child,
     port: u16,
@@ -68,7 +68,7 @@ fn first_reply(
             Err(error) if start.elapsed() > LIMIT => return Err(error),
             Err(_) => {}
         }
-        // Not at each try, so as not to slow the loop.
+        // Not at every attempt, to keep the loop fast.
         if start.elapsed() > LIMIT / 10
             && let Some(status) = child.try_wait()?
         {
@@ -86,7 +86,7 @@ fn first_reply(
         stream.read_exact(&mut content)?;
         match (head[3], head[4] & 1, head[8]) {
             (0, _, 1) => replied = true,
-            // The trailers. Without a reply before them they bring an error.
+            // Trailers without a preceding reply carry an error.
             (1, 1, 1) if replied => return Ok((connected, start.elapsed())),
             (1, 1, 1) => return Err(io::Error::other("the adapter answers with an error")),
             _ => {}
@@ -94,11 +94,11 @@ fn first_reply(
     }
 }
 
-/// All that a client sends for one call: preface, settings, headers, message.
+/// All bytes that a client sends for one call: preface, settings, headers, message.
 fn call(message: &[u8]) -> Vec<u8> {
     let mut headers = vec![0x83, 0x86];
-    // Literals without indexing: the name's place in the static table, or 0 and
-    // the name itself.
+    // Literals without indexing: the name's index in the static table, or 0 and the
+    // name.
     for (name, value) in [
         (&b"\x04"[..], &b"/metric.HandleMetricService/HandleMetric"[..]),
         (b"\x01", b"localhost"),

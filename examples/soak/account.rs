@@ -1,32 +1,32 @@
-//! Who was told what, and what is in the files: the two sides that must agree.
+//! The account: acknowledgements to senders against the content of the files.
 
 use crate::records::Request;
 
-/// What a sender knows of its request.
+/// The outcome of a request for its sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Nothing: the connection ended before an answer came.
+    /// Unknown: the connection ended before the answer.
     Unanswered,
     Acknowledged,
     Refused,
 }
 
-/// Where an instance was seen.
+/// The place of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// In a file that is there.
+    /// In an existing file.
     Found,
-    /// In a file that retention has deleted.
+    /// In a file deleted by retention.
     Deleted,
 }
 
-/// One line per request, two numbers per instance.
+/// One row per request, two numbers per instance.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     requests: Vec<(Outcome, u32)>,
     found: Vec<u8>,
     deleted: Vec<u8>,
-    /// Instances in files that nobody sent.
+    /// Instances in files that were never sent.
     pub(crate) unknown: u64,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Sum {
 }
 
 impl Account {
-    /// Enters a new request, before it is sent.
+    /// Adds a new request, before it is sent.
     pub(crate) fn begin(&mut self) -> Request {
         let request = Request(self.requests.len() as u32);
         self.requests.push((Outcome::Unanswered, self.found.len() as u32));
@@ -51,12 +51,12 @@ impl Account {
         request
     }
 
-    /// Enters what came of it.
+    /// Records the outcome of a request.
     pub(crate) fn end(&mut self, request: Request, outcome: Outcome) {
         self.requests[request.0 as usize].0 = outcome;
     }
 
-    /// Enters instances that were seen in a file.
+    /// Records instances found in a file.
     pub(crate) fn see(&mut self, instances: &[(Request, u32)], place: Place) {
         for (request, index) in instances {
             let Some((_, first)) = self.requests.get(request.0 as usize) else {
@@ -69,7 +69,7 @@ impl Account {
         }
     }
 
-    /// All instances whose requests came to `outcome`.
+    /// All instances of requests with this outcome.
     pub(crate) fn sum(&self, outcome: Outcome) -> Sum {
         let mut sum = Sum::default();
         for (number, (_, first)) in self.requests.iter().enumerate().filter(|(_, known)| known.0 == outcome) {

@@ -1,4 +1,4 @@
-//! The program: started, watched, ended.
+//! The program under test: start, watch, stop.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,10 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::records::DEFAULT_FILE;
 
-/// How long a start or an end may take.
+/// Time limit for a start or an exit.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The adapter, on the same ports however often it is started.
+/// The adapter, on the same ports after every restart.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     binary: PathBuf,
@@ -24,15 +24,15 @@ pub(crate) struct Adapter {
     pub(crate) port: u16,
     metrics_port: u16,
     child: Option<Child>,
-    /// The most memory that one of them ever had resident, in KiB.
+    /// The highest peak of resident memory of all processes, in KiB.
     pub(crate) peak: u64,
     pub(crate) starts: u64,
 }
 
 impl Adapter {
     pub(crate) fn new(binary: PathBuf, volume: PathBuf, log: File) -> Result<Self, String> {
-        // Below the ports that clients get: one of those could be given the
-        // adapter's while it is down, and talk to itself.
+        // Below the ephemeral range: a client could otherwise get the adapter's port
+        // while it is down, and connect to itself.
         let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
         let mut free = (20_000 + (std::process::id() % 8_000) as u16..32_000).filter(is_free);
         let (Some(port), Some(metrics_port)) = (free.next(), free.next()) else {
@@ -66,7 +66,7 @@ impl Adapter {
         Ok(())
     }
 
-    /// Its exit code if it has ended; killed by signal N is 128+N.
+    /// Its exit code if it has exited, 128+N if killed by signal N.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         let status = self.child.as_mut()?.try_wait().ok().flatten()?;
         self.child = None;
@@ -83,7 +83,7 @@ impl Adapter {
         let _ = kill_process(Pid::from_child(child), signal);
     }
 
-    /// Waits for its end.
+    /// Waits for its exit.
     pub(crate) fn end(&mut self) -> Result<i32, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -91,7 +91,7 @@ impl Adapter {
                 return Ok(code);
             }
             if self.child.is_none() || Instant::now() > deadline {
-                return Err("it doesn't end when it is told to".into());
+                return Err("it did not exit in time after a signal".into());
             }
             std::thread::sleep(Duration::from_millis(1));
         }

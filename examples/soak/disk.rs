@@ -1,5 +1,5 @@
-//! The volume's file system, what can be done to it, and a watcher that keeps a
-//! second name of every file, so that nothing is gone before it is counted.
+//! The volume's file system, its faults, and a watcher. The watcher links every file
+//! to a second name, so that no file disappears before it is counted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,24 +14,23 @@ use crate::account::Place;
 use crate::records::{self, Handler};
 use crate::shared::Shared;
 
-/// Room for what retention leaves, several times over.
+/// Several times what retention keeps.
 const SIZE: &str = "64M";
 const BALLAST: &str = "ballast";
 
-/// What the file system can do.
+/// The faults that a file system supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// ext4 in a file: everything.
+    /// ext4 in a file: all.
     Ext4,
-    /// In memory: everything but to be frozen.
+    /// In memory: all but freezing.
     Tmpfs,
-    /// A directory of somebody else's.
+    /// A plain directory.
     Plain,
 }
 
-/// The file system. All names that a record may have are in it, so that files
-/// can be renamed and linked: the volume, what was taken away from it, and the
-/// watcher's.
+/// The file system. The volume, directories moved out of it and the watcher's links
+/// are all on it, so that files can be renamed and linked.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) kind: Kind,
@@ -40,7 +39,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Makes the best that is allowed here in `scratch`, and says what is not.
+    /// Creates the best permitted kind in `scratch`; adds unavailable faults to
+    /// `missing`.
     pub(crate) fn make(scratch: &Path, missing: &mut Vec<String>) -> Result<Self, String> {
         let root = scratch.join("disk");
         fs::create_dir(&root).map_err(|error| format!("cannot make {}: {error}", root.display()))?;
@@ -83,14 +83,14 @@ impl Disk {
         self.root.join("kept")
     }
 
-    /// Fills it, but for `spare` bytes.
+    /// Fills it, except for `spare` bytes.
     pub(crate) fn fill(&self, spare: u64) -> Result<(), String> {
         let what = |error: io::Error| format!("cannot fill the volume: {error}");
         let status = rustix::fs::statvfs(&self.root).map_err(|error| what(error.into()))?;
         let bytes = (status.f_bavail * status.f_frsize).saturating_sub(spare).max(1);
         let file = File::create(self.root.join(BALLAST)).map_err(what)?;
         let all = rustix::fs::FallocateFlags::empty();
-        // The adapter may take some of it in the meantime: full is full.
+        // The adapter may take some of it meanwhile: full is full.
         match rustix::fs::fallocate(&file, all, 0, bytes) {
             Ok(()) | Err(rustix::io::Errno::NOSPC) => Ok(()),
             Err(error) => Err(what(error.into())),
@@ -102,8 +102,8 @@ impl Disk {
         fs::remove_file(self.root.join(BALLAST)).map_err(|error| format!("cannot free the volume: {error}"))
     }
 
-    /// Makes it read-only, or writable again. Nobody may have a file of it open
-    /// for writing; the watcher has, for an instant.
+    /// Remounts it read-only or writable. No file may be open for writing; the
+    /// watcher opens some for an instant.
     pub(crate) fn remount(&self, how: &str) -> Result<(), String> {
         let options = format!("remount,{how}");
         let try_once = || run(&[&"mount", &"-o", &options, &self.root]);
@@ -115,8 +115,8 @@ impl Disk {
         run(&[&"fsfreeze", &how, &self.root])
     }
 
-    /// Takes a file or directory of the volume away, or all of it. What isn't
-    /// there can't be taken.
+    /// Moves a file or directory, or the whole volume, away. Returns `false` if it is
+    /// absent.
     pub(crate) fn take_away(&mut self, name: &str) -> Result<bool, String> {
         let place = self.away().join(self.taken.to_string());
         self.taken += 1;
@@ -132,7 +132,8 @@ impl Disk {
         }
     }
 
-    /// Appends to a file of the volume, if it is there and there is room.
+    /// Appends to a file of the volume; returns `false` if it is absent or there is
+    /// no room.
     pub(crate) fn append(&self, file: &str, bytes: &[u8]) -> Result<bool, String> {
         let outcome = File::options().append(true).open(self.volume().join(file)).and_then(|mut file| {
             let before = file.metadata()?.len();
@@ -152,7 +153,7 @@ impl Disk {
         }
     }
 
-    /// Makes the volume's directory, after it was taken away.
+    /// Creates the volume's directory, after it was moved away.
     pub(crate) fn make_volume(&self) -> Result<(), String> {
         fs::create_dir(self.volume()).map_err(|error| format!("cannot make the volume again: {error}"))
     }
@@ -166,8 +167,8 @@ fn run(words: &[&dyn AsRef<OsStr>]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("{}: {}", shown.join(" "), reason.trim())) }
 }
 
-/// Every regular file beneath a directory. What goes while we look is passed
-/// over.
+/// Calls `each` for every regular file beneath a directory. Skips files that
+/// disappear meanwhile.
 fn files(dir: &Path, each: &mut dyn FnMut(PathBuf)) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.file_type() {
@@ -178,18 +179,18 @@ fn files(dir: &Path, each: &mut dyn FnMut(PathBuf)) {
     }
 }
 
-/// Links every file of the volume to a name of its own as soon as it is there.
-/// The last name left is ours once retention has deleted the others: then the
-/// file is counted, and goes.
+/// Links every file of the volume to a second name as soon as it appears. Once
+/// retention has deleted the others, that name is the last one: the file is counted
+/// and deleted.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     volume: PathBuf,
     away: PathBuf,
     kept: PathBuf,
-    /// By inode: the name we gave it, and whose file it is.
+    /// By inode: the link's name, and the file's handler.
     known: HashMap<u64, (PathBuf, &'static Handler)>,
     given: u64,
-    /// Bytes of the files that retention has deleted.
+    /// Bytes of files deleted by retention.
     deleted: u64,
 }
 
@@ -199,22 +200,21 @@ impl Watcher {
         Self { volume, away, kept, known: HashMap::new(), given: 0, deleted: 0 }
     }
 
-    /// Links what is new, and counts one file that is gone, if there is any:
-    /// says whether there was. No more at once, so that nothing new goes unseen
-    /// meanwhile.
+    /// Links new files, and counts at most one deleted file, so that new files are
+    /// not missed meanwhile. Returns whether there was one.
     pub(crate) fn look(&mut self, shared: &Shared) -> bool {
         for (path, handler, _) in owned(&self.volume) {
             self.link(&path, handler);
         }
-        // A file of which only our name is left was deleted by retention; nobody
-        // else deletes any, and what it deletes it has closed.
+        // Retention deleted a file if only our link is left: nothing else deletes
+        // files, and retention deletes only closed ones.
         let last_name = |name: &Path| fs::metadata(name).is_ok_and(|status| status.nlink() == 1);
         let gone = self.known.iter().find(|(_, (name, _))| last_name(name));
         let Some((inode, (name, handler))) = gone.map(|(inode, known)| (*inode, known.clone())) else {
             return false;
         };
         let content = fs::read(&name);
-        // Not on a read-only volume: then it is counted at a later look.
+        // Fails on a read-only volume: then it is counted at a later look.
         let deleted = fs::remove_file(&name).is_ok();
         if deleted {
             self.deleted += content.as_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -224,7 +224,7 @@ impl Watcher {
         deleted
     }
 
-    /// How many bytes retention has deleted so far.
+    /// Bytes deleted by retention so far.
     pub(crate) fn deleted_bytes(&self) -> u64 {
         self.deleted
     }
@@ -235,8 +235,8 @@ impl Watcher {
         }
         self.given += 1;
         let name = self.kept.join(self.given.to_string());
-        // On a volume in trouble this fails, and is tried at the next look. The
-        // path may lead to another file of the handler by now, one we know.
+        // Fails on a faulty volume, and is retried at the next look. The path may by
+        // now lead to a known file of the same handler.
         if fs::hard_link(path, &name).is_ok()
             && let Ok(status) = fs::metadata(&name)
         {
@@ -247,7 +247,7 @@ impl Watcher {
         }
     }
 
-    /// Counts what was taken away, and deletes it. Nobody may have it open.
+    /// Counts and deletes the files that were moved away. None may be open.
     pub(crate) fn sweep(&mut self, shared: &Shared) {
         for (path, handler, inode) in owned(&self.away) {
             let content = fs::read(&path);
@@ -255,12 +255,12 @@ impl Watcher {
             if let Err(error) = ours.and_then(|()| fs::remove_file(&path)) {
                 shared.violated(format!("the soak cannot delete {}: {error}", path.display()));
             }
-            // Nobody could repair it any more, so it may be torn.
+            // No process can repair it any more, so it may end in a partial record.
             count(&path, content, handler, Place::Found, true, shared);
         }
     }
 
-    /// Counts what is in the volume, at the very end. Returns how many files.
+    /// Counts the files in the volume at the end. Returns their number.
     pub(crate) fn finish(&self, shared: &Shared) -> usize {
         let all = owned(&self.volume);
         for (path, handler, _) in &all {
@@ -282,7 +282,7 @@ fn owned(dir: &Path) -> Vec<(PathBuf, &'static Handler, u64)> {
     found
 }
 
-/// Enters a file's content into the account.
+/// Adds a file's content to the account.
 fn count(
     path: &Path,
     content: io::Result<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! What happens to the adapter and its volume, at random.
+//! Random faults of the adapter and its volume.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::records::{DEFAULT_FILE, SUBDIRECTORY};
 use crate::shared::Shared;
 
 const DELETED: &str = "mygrpcadapter_deleted_bytes_total";
-/// What must be zero before nothing more is deleted.
+/// Gauges that must be zero before the final retention phase ends.
 const BUSY: [&str; 3] =
     ["mygrpcadapter_connections", "mygrpcadapter_requests_in_flight", "mygrpcadapter_queue_bytes"];
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ enum Fault {
     Freeze,
 }
 
-/// Each with its share of a hundred.
+/// Each with its probability in percent.
 const FAULTS: [(Fault, u64); 9] = [
     (Fault::Kill, 66),
     (Fault::Terminate, 8),
@@ -44,7 +44,7 @@ const FAULTS: [(Fault, u64); 9] = [
     (Fault::Freeze, 4),
 ];
 
-/// Everything that faults are done to and with.
+/// The targets of faults.
 #[derive(Debug)]
 pub(crate) struct Faults<'a> {
     pub(crate) disk: Disk,
@@ -54,7 +54,7 @@ pub(crate) struct Faults<'a> {
     pub(crate) random: Random,
 }
 
-/// A frozen file system, thawed whatever comes.
+/// A frozen file system, thawed on drop.
 struct Frozen<'a>(&'a Disk);
 
 impl Drop for Frozen<'_> {
@@ -64,7 +64,7 @@ impl Drop for Frozen<'_> {
 }
 
 impl Faults<'_> {
-    /// One fault after the other until the deadline.
+    /// Injects one fault after another until the deadline.
     pub(crate) fn run(&mut self, deadline: Instant) -> Result<(), String> {
         self.restart()?;
         while Instant::now() < deadline {
@@ -132,8 +132,8 @@ impl Faults<'_> {
         self.restart()
     }
 
-    /// Leaves the beginning of a record at a file's end, as a crash of the system
-    /// does in the middle of a write; or, in JSON, a block that was never written.
+    /// Appends a partial record to a file, as left by a system crash during a write;
+    /// or, in JSON, a block that was never written.
     fn tear(&mut self) -> Result<(), String> {
         let request = self.shared.account().begin();
         let mut bytes = request.record().into_bytes();
@@ -170,8 +170,7 @@ impl Faults<'_> {
         self.disk.free()
     }
 
-    /// A remount wants nobody to have a file open for writing: a new process
-    /// and no senders.
+    /// A remount requires that no file is open for writing: new process, no senders.
     fn read_only(&mut self) -> Result<(), String> {
         self.shared.hold()?;
         self.terminate()?;
@@ -220,8 +219,8 @@ impl Faults<'_> {
         self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the adapter, with options at random, when what was taken away from
-    /// the last one is counted.
+    /// Restarts the adapter with random options, after counting the files that were
+    /// moved away.
     fn restart(&mut self) -> Result<(), String> {
         self.watcher().sweep(self.shared);
         let random = &mut self.random;
@@ -237,8 +236,8 @@ impl Faults<'_> {
         self.adapter.start(&options)
     }
 
-    /// No more faults: an adapter that rotates all the time, whose own count of
-    /// the bytes it deletes must be ours. Returns both.
+    /// The final phase, without faults: an adapter that rotates constantly must count
+    /// the same deleted bytes as we do. Returns both numbers.
     pub(crate) fn retain(&mut self, time: Duration, end_load: impl FnOnce()) -> Result<(u64, u64), String> {
         self.shared.hold()?;
         self.adapter.signal(Signal::TERM);

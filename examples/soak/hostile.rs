@@ -1,4 +1,4 @@
-//! Peers that mean no good, or have met with an accident.
+//! Hostile and broken peers.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -16,11 +16,11 @@ use crate::shared::Shared;
 const METRIC: &str = "/metric.HandleMetricService/HandleMetric";
 const PEERS: usize = 8;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// How long one of them goes on.
+/// The duration of one attack.
 const ACT: Duration = Duration::from_secs(3);
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
-/// Sets them on the port.
+/// Starts them on the port.
 pub(crate) fn spawn(tasks: &LocalSet, port: u16, shared: &Arc<Shared>, random: &mut Random) {
     for _ in 0..PEERS {
         let (shared, mut random) = (Arc::clone(shared), random.split());
@@ -28,7 +28,7 @@ pub(crate) fn spawn(tasks: &LocalSet, port: u16, shared: &Arc<Shared>, random: &
             while !shared.has_ended() {
                 tokio::time::sleep(random.millis(10, 400)).await;
                 let act = act(port, &shared, &mut random);
-                // While the adapter is down there is nobody to be hostile to.
+                // Fails while the adapter is down.
                 let _ = tokio::time::timeout(ACT, act).await;
             }
         });
@@ -94,7 +94,7 @@ async fn act(port: u16, shared: &Shared, random: &mut Random) -> io::Result<()> 
     }
 }
 
-/// A real report, whose sender never learns what became of it.
+/// A real report whose sender closes before the answer.
 async fn gone_before_the_answer(port: u16, shared: &Shared) -> io::Result<()> {
     let client = Client::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let mut call = client.open(METRIC).await?;

@@ -1,4 +1,4 @@
-//! Senders: reports to all handlers, and checks that want a verdict.
+//! Senders of reports to all handlers and of authorization checks.
 
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -27,14 +27,14 @@ const PAUSE: u64 = 20;
 const OK: u32 = 0;
 const PERMISSION_DENIED: i32 = 7;
 
-// grpc-go's back-off: at once when a connection is lost, then after one second,
-// each time 1.6 times as long, give or take a fifth, and no longer than two
-// minutes. Here a second is 20 ms, so that a kill costs no more than a moment.
+// grpc-go's back-off: at once after a lost connection, then after one second, each
+// time 1.6 times longer, varied by a fifth, up to two minutes. Here a second is 20
+// ms, so that a kill costs only a moment.
 const FIRST: Duration = Duration::from_millis(20);
 const FACTOR: f64 = 1.6;
 const LONGEST: Duration = Duration::from_millis(2400);
 
-/// One connection, made again when it is lost.
+/// A connection, reopened when it is lost.
 #[derive(Debug)]
 struct Channel {
     port: u16,
@@ -43,7 +43,7 @@ struct Channel {
 }
 
 impl Channel {
-    /// The client of now, with its number.
+    /// The current client, with its number.
     async fn client(&self) -> (Client, u64) {
         let mut state = self.state.lock().await;
         let mut pause = FIRST;
@@ -68,7 +68,7 @@ impl Channel {
         }
     }
 
-    /// Notes that the client of that number has lost its connection.
+    /// Records that the client with this number has lost its connection.
     async fn lost(&self, number: u64) {
         let mut state = self.state.lock().await;
         if state.1 == number {
@@ -77,7 +77,7 @@ impl Channel {
     }
 }
 
-/// Sends for as long as the soak lasts.
+/// Sends for the duration of the soak.
 pub(crate) async fn run(port: u16, shared: Arc<Shared>, mut random: Random) {
     let tasks = tokio::task::LocalSet::new();
     for _ in 0..CONNECTIONS {
@@ -127,7 +127,7 @@ fn refusal(status: u32) -> &'static str {
     }
 }
 
-/// Asks for verdicts; whatever the volume does, they must be right.
+/// Sends checks; verdicts must be right in any state of the volume.
 async fn authorize(channel: Rc<Channel>, shared: Arc<Shared>, mut random: Random) {
     while !shared.has_ended() {
         tokio::time::sleep(random.millis(0, 5 * PAUSE)).await;

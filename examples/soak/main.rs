@@ -1,15 +1,14 @@
-//! The soak: the built adapter under load and faults at random for a bounded
-//! time, and an exact account of every instance at the end.
+//! The soak: the built adapter under load and random faults for a limited time, and
+//! an exact account of every instance at the end.
 //!
 //! ```text
 //! make soak SECONDS=600
 //! cargo run --example soak -- target/x86_64-unknown-linux-musl/release/mygrpcadapter 600 [SEED]
 //! ```
 //!
-//! Every instance follows from its number, so that files are compared byte for
-//! byte with what was sent. Exit code 0: nothing acknowledged is lost or there
-//! twice, every file holds whole records and nothing else. 1: something is
-//! wrong. 2: the soak itself could not go on.
+//! Every instance follows from its number, so files are compared byte for byte with
+//! the sent data. Exit code 0: no acknowledged instance is lost or duplicated, and
+//! files consist of whole records. 1: a violation. 2: the soak itself failed.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is what it is for")]
 
@@ -42,11 +41,11 @@ use crate::random::Random;
 use crate::shared::Shared;
 
 const INSIDE: &str = "SOAK_INSIDE";
-/// How often the watcher looks. What retention deletes must have been there for
-/// much longer: the options that the adapter is started with see to that. A file
-/// that the watcher misses would be told as lost.
+/// The interval of the watcher. The adapter's options make sure that retention
+/// deletes only files much older than this; the watcher would report a file it missed
+/// as lost.
 const LOOK: Duration = Duration::from_millis(10);
-/// What the adapter promises to stay under, in KiB.
+/// The adapter's memory bound, in KiB.
 const MAX_MEMORY: u64 = 16 * 1024;
 
 fn main() -> ExitCode {
@@ -79,8 +78,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// Starts over with mounts of our own, that are gone when we are, where that is
-/// allowed.
+/// Re-executes itself with private mounts, where that is permitted.
 fn enter_namespace(missing: &mut Vec<String>) {
     if std::env::var_os(INSIDE).is_some() {
         return;
@@ -136,7 +134,7 @@ fn soak(binary: &Path, time: Duration, seed: u64, mut missing: Vec<String>) -> R
     let _ = watching.join();
     let watcher = watcher.lock().unwrap_or_else(PoisonError::into_inner);
     let files = watcher.finish(&shared);
-    let good = tell(&shared, &faults.adapter, retained, files, &scratch.join("log"));
+    let good = report(&shared, &faults.adapter, retained, files, &scratch.join("log"));
     if good {
         clear(&scratch, &faults.disk);
     } else {
@@ -147,14 +145,14 @@ fn soak(binary: &Path, time: Duration, seed: u64, mut missing: Vec<String>) -> R
 
 fn watch(watcher: &Mutex<Watcher>, shared: &Shared) {
     while !shared.has_ended() {
-        // Locked for one look at a time: restarts want it, too.
+        // Locked for one look at a time, since restarts need it, too.
         let counted = watcher.lock().unwrap_or_else(PoisonError::into_inner).look(shared);
         std::thread::sleep(if counted { LOOK / 10 } else { LOOK });
     }
 }
 
-/// Prints the account. Returns whether it is as it should be.
-fn tell(shared: &Shared, adapter: &Adapter, retained: (u64, u64), files: usize, log: &Path) -> bool {
+/// Prints the account. Returns whether it is correct.
+fn report(shared: &Shared, adapter: &Adapter, retained: (u64, u64), files: usize, log: &Path) -> bool {
     let account = shared.account();
     let all = [Outcome::Acknowledged, Outcome::Refused, Outcome::Unanswered];
     let sums = all.map(|outcome| account.sum(outcome));
@@ -186,7 +184,7 @@ fn tell(shared: &Shared, adapter: &Adapter, retained: (u64, u64), files: usize, 
         ("files at the end", files as u64),
         ("starts", adapter.starts),
         ("ends repaired by the adapter", logged(b"repaired the end of a file") as u64),
-        ("stalls told of by the adapter", logged(b"the volume has stalled") as u64),
+        ("stalls logged by the adapter", logged(b"the volume has stalled") as u64),
         ("slowest verdict, ms", shared.slowest_verdict().as_millis() as u64),
         ("most memory (VmHWM), KiB", adapter.peak),
     ] {
@@ -201,7 +199,7 @@ fn tell(shared: &Shared, adapter: &Adapter, retained: (u64, u64), files: usize, 
     for (is_wrong, what) in [
         (lost != 0, "acknowledged instances are lost"),
         (sums.iter().any(|sum| sum.twice > 0), "instances are there twice"),
-        (account.unknown > 0, "instances are there that nobody sent"),
+        (account.unknown > 0, "files contain instances that were never sent"),
         (acknowledged.sent == 0, "nothing was acknowledged"),
         (retained.0 != retained.1, "the adapter's count of deleted bytes is wrong"),
         (adapter.peak > MAX_MEMORY, "more than 16 MiB of memory"),

@@ -1,4 +1,4 @@
-//! Numbers that look random and come again with their seed (splitmix64).
+//! Pseudo-random numbers from a seed (splitmix64).
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// Another row of numbers.
+    /// An independent sequence.
     pub(crate) fn split(&mut self) -> Self {
         Self(self.next())
     }
 
-    /// From 0 up to and without `end`.
+    /// A number below `end`.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// One time in so many.
+    /// True once in `times` on average.
     pub(crate) fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

@@ -1,5 +1,4 @@
-//! What is sent, and what it must look like in a file: both follow from a
-//! request's number alone.
+//! Requests and their expected records: both follow from a request's number.
 
 use mygrpcadapter::pb::google::protobuf::Any;
 use mygrpcadapter::pb::istio::policy::v1beta1::{Value, value::Value as Kind};
@@ -7,7 +6,7 @@ use mygrpcadapter::pb::metric::{HandleMetricRequest, InstanceMsg};
 use mygrpcadapter::pb::mygrpcadapter::config::v1::{Params, params};
 use prost::Message;
 
-/// Whose params a handler has.
+/// The type of a handler's params.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Config {
     None,
@@ -15,14 +14,14 @@ enum Config {
     Own,
 }
 
-/// A handler, and so a file.
+/// A handler, and thus a file.
 #[derive(Debug)]
 pub(crate) struct Handler {
     /// Its `file_path`.
     path: &'static str,
-    /// Where in the volume that is; `None` in the directory of the host's name.
+    /// Its path in the volume; `None` for the path that contains the host's name.
     pub(crate) file: Option<&'static str>,
-    /// The last part of it; no two have the same.
+    /// Its last part, unique among handlers.
     pub(crate) name: &'static str,
     pub(crate) json: bool,
     config: Config,
@@ -30,7 +29,7 @@ pub(crate) struct Handler {
 
 /// The file of the handler without params: the adapter's --default-file.
 pub(crate) const DEFAULT_FILE: &str = "default.txt";
-/// The directory that some of the files are in.
+/// The directory of some of the files.
 pub(crate) const SUBDIRECTORY: &str = "apart";
 
 const HEAD: &str = "HandleMetric invoked with:\n  Adapter config: &Params{FilePath:";
@@ -73,7 +72,7 @@ pub(crate) const HANDLERS: [Handler; 6] = [
 ];
 
 impl Handler {
-    /// The handler that a file, rotated or not, belongs to.
+    /// The handler of a file, rotated or not.
     pub(crate) fn of_file(name: &str) -> Option<&'static Self> {
         let digits = |text: &str| text.len() == 6 && text.bytes().all(|byte| byte.is_ascii_digit());
         let name = name.rsplit_once('.').filter(|(_, end)| digits(end)).map_or(name, |(start, _)| start);
@@ -94,7 +93,7 @@ impl Handler {
     }
 }
 
-/// Params of our own, packed.
+/// Our own params, packed.
 pub(crate) fn own(params: &Params) -> Any {
     Any {
         type_url: "type.googleapis.com/mygrpcadapter.config.v1.Params".into(),
@@ -111,12 +110,12 @@ impl Request {
         &HANDLERS[self.0 as usize % HANDLERS.len()]
     }
 
-    /// Now and then one is large, so that a kill finds it half written.
+    /// Occasionally a request is large, so that a kill interrupts its write.
     fn is_large(self) -> bool {
         self.0 % 211 == 210
     }
 
-    /// How many instances it has.
+    /// Its number of instances.
     pub(crate) fn count(self) -> u32 {
         if self.is_large() { 400 } else { 1 + self.0.wrapping_mul(2_654_435_761) / 7 % 7 }
     }
@@ -130,13 +129,13 @@ impl Request {
         i64::from(self.0) * 1000 + i64::from(index)
     }
 
-    /// What stands behind an instance's name in text.
+    /// The text after an instance's name.
     fn block(self, index: u32) -> String {
         let (value, of, padding) = (self.value(index), self.count(), "x".repeat(self.padding(index)));
         format!("':\n  {{\n\t\tValue = {value}\n\t\tDimensions = map[of:{of} padding:{padding}]\n  }}")
     }
 
-    /// What stands behind the time in a line of JSON.
+    /// The JSON members after the time.
     fn members(self, index: u32) -> String {
         let (value, of, padding) = (self.value(index), self.count(), "x".repeat(self.padding(index)));
         format!(
@@ -145,7 +144,7 @@ impl Request {
         )
     }
 
-    /// What it becomes in its file.
+    /// Its record in the file.
     pub(crate) fn record(self) -> String {
         let each = 0..self.count();
         let number = self.0;
@@ -181,23 +180,23 @@ impl Request {
     }
 }
 
-/// What is in a file.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub(crate) struct Content {
-    /// Requests and the places of their instances.
+    /// Instances, as requests and indices.
     pub(crate) instances: Vec<(Request, u32)>,
-    /// Bytes at the end that are the beginning of a record and no more.
+    /// Bytes of a partial record at the end.
     pub(crate) torn: usize,
 }
 
-/// Why reading stopped.
+/// Why parsing stopped.
 enum Stop {
-    /// The file ends; what there is of the record is as it should be.
+    /// The file ends in a correct but partial record.
     Torn,
     Wrong,
 }
 
-/// Reads a file, whose every byte must be as expected.
+/// Parses a file, whose every byte must be as expected.
 pub(crate) fn read(handler: &'static Handler, bytes: &[u8]) -> Result<Content, String> {
     let mut reader = Reader { rest: bytes, handler };
     let mut content = Content::default();
@@ -258,7 +257,7 @@ impl Reader<'_> {
         if is_here { Ok((request, index)) } else { Err(Stop::Wrong) }
     }
 
-    /// A request in text: its head, all its instances in order, an end of line.
+    /// A request in text: its head, all its instances in order, a newline.
     fn text(&mut self, instances: &mut Vec<(Request, u32)>) -> Result<(), Stop> {
         self.take(HEAD)?;
         self.take(self.handler.path)?;
@@ -279,7 +278,7 @@ impl Reader<'_> {
         }
     }
 
-    /// An instance in JSON: the first of a request, or the one after the last.
+    /// An instance in JSON: the first of a request, or the next one.
     fn line(&mut self, instances: &mut Vec<(Request, u32)>) -> Result<(), Stop> {
         self.take(OBJECT)?;
         let (request, index) = self.name()?;

@@ -1,4 +1,4 @@
-//! What senders, faults and the watcher share.
+//! State shared by senders, faults and the watcher.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::account::Account;
 
-/// More violations than this say nothing new.
+/// Limit on the violations shown.
 const MAX_SHOWN: usize = 30;
 
-/// See the module.
+/// The shared state.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     account: Mutex<Account>,
@@ -33,18 +33,18 @@ impl Shared {
         lock(&self.account)
     }
 
-    /// Notes something that may not be.
+    /// Records a violation.
     pub(crate) fn violated(&self, what: String) {
         lock(&self.violations).push(what);
     }
 
-    /// What was noted: the first of it, and how much it is.
+    /// The first violations, and their total number.
     pub(crate) fn violations(&self) -> (Vec<String>, usize) {
         let all = lock(&self.violations);
         (all.iter().take(MAX_SHOWN).cloned().collect(), all.len())
     }
 
-    /// Counts something that may be.
+    /// Counts an expected event.
     pub(crate) fn tally(&self, what: &'static str) {
         *lock(&self.tallies).entry(what).or_default() += 1;
     }
@@ -58,12 +58,12 @@ impl Shared {
         self.held.load(Ordering::SeqCst)
     }
 
-    /// Lets senders go on.
+    /// Lets senders continue.
     pub(crate) fn release(&self) {
         self.held.store(false, Ordering::SeqCst);
     }
 
-    /// Makes senders wait, and waits until none has a request in flight.
+    /// Pauses senders, and waits until no request is in flight.
     pub(crate) fn hold(&self) -> Result<(), String> {
         self.held.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + Duration::from_secs(90);
@@ -76,7 +76,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Begins a request's flight, unless senders should wait.
+    /// Marks a request as in flight, unless senders should wait.
     pub(crate) fn depart(&self) -> bool {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let held = self.is_held();
@@ -86,7 +86,7 @@ impl Shared {
         !held
     }
 
-    /// Ends it.
+    /// Marks it as answered.
     pub(crate) fn arrive(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }

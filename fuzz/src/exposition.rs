@@ -1,13 +1,13 @@
-//! Prometheus's text format, as far as a histogram needs it.
+//! A parser of Prometheus's text format, sufficient for a histogram.
 
 /// One line of a page.
 #[derive(Debug)]
 pub struct Sample {
     /// The metric's name.
     pub name: String,
-    /// Label names with their values, escapes undone.
+    /// Label names with their unescaped values.
     pub labels: Vec<(String, String)>,
-    /// The number.
+    /// The value.
     pub value: f64,
 }
 
@@ -42,7 +42,7 @@ fn sample(line: &str) -> Option<Sample> {
     Some(Sample { name: is_name(name).then(|| name.to_owned())?, labels, value })
 }
 
-/// A value up to its closing quote, and what comes after it.
+/// A value up to its closing quote, unescaped, and the rest.
 fn unescaped(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut letters = text.char_indices();

@@ -1,12 +1,12 @@
-//! RFC 8259 to the letter: one value, no white space around it, valid UTF-8.
+//! A strict parser of RFC 8259: one value, no surrounding white space, valid UTF-8.
 
-/// What an object holds at its top: its keys, and the text of each value.
+/// The members of an object: its keys, and the text of each value.
 pub type Members<'a> = Vec<(&'a str, &'a str)>;
 
-/// More levels than any record of ours has.
+/// More levels than any record has.
 const MAX_DEPTH: usize = 80;
 
-/// Reads a text that is one object and nothing else.
+/// Parses a text that consists of one object.
 pub fn object(text: &[u8]) -> Result<Members<'_>, String> {
     let text = std::str::from_utf8(text).map_err(|error| error.to_string())?;
     let mut reader = Reader { text, at: 0 };

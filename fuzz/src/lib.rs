@@ -1,5 +1,5 @@
-//! What the fuzz targets have in common: invariants, and checkers that share no
-//! code with what they check.
+//! Shared by the fuzz targets: invariants, and checkers that share no code with the
+//! adapter.
 
 pub mod exposition;
 pub mod json;
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 const SCRATCH: &str = "mygrpcadapter-fuzz-";
 
-/// A directory of this process alone, in memory where there is a place for that.
-/// A fuzzer has no end of its own, so it goes when the next one starts.
+/// A directory of this process, in memory if possible. A fuzzer never exits
+/// regularly, so the next one deletes it.
 pub fn scratch(name: &str) -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let above = if memory.is_dir() { memory } else { std::env::temp_dir() };
@@ -28,8 +28,8 @@ pub fn scratch(name: &str) -> PathBuf {
     dir
 }
 
-/// The bytes of a text for people: one line of bounded length, nothing in it
-/// that a terminal would obey.
+/// Asserts that a text for people is one line of bounded length without terminal
+/// controls.
 pub fn assert_is_line(text: &str) {
     assert!(text.len() < 1024, "{} bytes: {text:?}", text.len());
     assert!(!text.chars().any(char::is_control), "{text:?}");

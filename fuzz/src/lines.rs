@@ -1,11 +1,11 @@
-//! What must hold of lines, whatever bytes they were made of.
+//! Invariants of lines made from any bytes.
 
 use records::render::Format;
 
 use crate::json;
 
-/// One line of a format: text without a character that ends a line or that a
-/// terminal obeys, or one object.
+/// Checks one line of a format: text without line ends and terminal controls, or one
+/// object.
 pub fn check(format: Format, line: &[u8]) {
     let content = line.strip_suffix(b"\n").expect("a line ends in a newline");
     match format {

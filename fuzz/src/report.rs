@@ -1,4 +1,4 @@
-//! What must hold of any bytes that claim to be a report.
+//! Invariants of any bytes read as a report.
 
 use mygrpcadapter::frontends::mixer::report::{MAX_INSTANCES, MAX_RENDERED, Report};
 use mygrpcadapter::refusal::{Reason, Refusal};
@@ -7,7 +7,7 @@ use mygrpcadapter::template::Template;
 
 use crate::{assert_is_line, json};
 
-/// Stands for the requests that are in a batch already.
+/// Stands for earlier requests in the batch.
 const BEFORE: &[u8] = b"a request before\n";
 
 /// Reads and renders a report in both formats.
@@ -54,7 +54,7 @@ pub fn check(template: &Template, message: &[u8]) {
     }
 }
 
-/// A head, blocks, and an end of line.
+/// A head, blocks, and a newline.
 fn check_text(template: &Template, report: &Report, written: &[u8]) {
     let call = template.call;
     let head = format!("{call} invoked with:\n  Adapter config: &Params{{FilePath:");

@@ -1,4 +1,4 @@
-//! Any bytes as a message of an access log's stream.
+//! Any bytes as a message of an access log stream.
 #![no_main]
 
 use mygrpcadapter_fuzz::lines;

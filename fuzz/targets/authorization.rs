@@ -1,4 +1,4 @@
-//! Any bytes as the instance of a check: who gets in, and what the audit shows.
+//! Any bytes as the instance of a check: its verdict and its audit record.
 #![no_main]
 
 use mygrpcadapter::frontends::mixer::authorization::token;
@@ -44,7 +44,7 @@ fn judged(value: Value, keys: &[&[u8]]) -> Verdict {
     policy::judge(token(value), None, &Rules::default(), keys.iter().copied())
 }
 
-/// Where prost can read it, its map must give the same verdict as ours.
+/// If prost can decode it, its map must give the same verdict.
 fn compare_with_prost(message: &[u8]) {
     let Ok(instance) = InstanceMsg::decode(message) else { return };
     let canonical = instance.encode_to_vec();

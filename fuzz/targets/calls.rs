@@ -1,5 +1,5 @@
 //! Any bytes as the message of a call to a whole adapter: every call is
-//! answered, with a code that says what is wrong and never that we are.
+//! answered, with a code that blames the caller and never the adapter.
 //!
 //! The first byte chooses the method.
 #![no_main]

@@ -1,5 +1,5 @@
-//! Any bytes as log entries whose labels go to `/metrics`: the page can be read,
-//! and every observation is in it.
+//! Any bytes as log entries whose labels go to `/metrics`: the page parses, and
+//! contains every observation.
 #![no_main]
 
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ libfuzzer_sys::fuzz_target!(|message: &[u8]| {
 });
 
 fn check(histogram: &Histogram, samples: &[Sample], observed: u64, keep_query: bool) {
-    // A bucket for each bound, the infinite one, the sum, the count.
+    // One line per bound, `+Inf`, the sum, the count.
     let lines = BUCKETS.len() + 3;
     assert_eq!(samples.len(), histogram.len() * lines);
     assert!(histogram.len() <= MAX_SERIES + 1);

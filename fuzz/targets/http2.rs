@@ -1,6 +1,5 @@
-//! Any bytes on a connection: nothing panics, and when the peer has said all it
-//! has to say the connection ends.
-//!
+//! Any bytes on a connection: nothing panics, and the connection ends after the
+//! peer's last byte.
 //! If the first byte is odd, HTTP/2's preface and empty SETTINGS go before the
 //! others.
 #![no_main]
@@ -13,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// Less than any of the adapter's own deadlines that would end it, too.
+/// Less than any deadline of the adapter that would end it, too.
 const PATIENCE: Duration = Duration::from_secs(9);
 
 thread_local! {
@@ -29,7 +28,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
             let (mut from, mut to) = stream.into_split();
             let bytes = [preface, frames].concat();
             let writing = tokio::spawn(async move {
-                // It may close before it has heard everything.
+                // The adapter may close before it has read everything.
                 let _ = to.write_all(&bytes).await;
                 let _ = to.shutdown().await;
             });

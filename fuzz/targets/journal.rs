@@ -1,6 +1,5 @@
-//! Reports of any bytes, several at once, through the journal to files: each file
-//! holds every report that was taken, whole and in order, and nothing of those
-//! that were refused.
+//! Concurrent reports of any bytes, through the journal to files: each file holds
+//! every accepted report, whole and in order, and nothing of refused ones.
 //!
 //! An input is a row of reports: a byte that says which template, format and
 //! file, two for the length, the message.
@@ -25,7 +24,7 @@ use tokio::runtime::Runtime;
 /// Longer than any of it takes.
 const LONG: Duration = Duration::from_secs(60);
 const FILES: [&str; 3] = ["a.txt", "b.json", "dir/c"];
-/// Fewer than there is room for at once.
+/// Fewer than fit at once.
 const AT_ONCE: usize = 512;
 
 struct Stand {
@@ -73,8 +72,8 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Writes all reports of an input. Returns what each file must hold, and how many
-/// reports that is.
+/// Writes all reports of an input. Returns the expected content of each file and its
+/// number of reports.
 async fn write(input: &[u8]) -> [(Vec<u8>, u64); 3] {
     let mut expected = [const { (Vec::new(), 0) }; 3];
     let mut pending = Vec::new();
@@ -98,7 +97,7 @@ async fn all_written(pending: &mut Vec<Pending<'_>>) {
     }
 }
 
-/// Gives one report to the journal, and notes what it will become.
+/// Appends one report to the journal, and adds its expected text.
 async fn add(choice: u8, message: &[u8], expected: &mut [(Vec<u8>, u64); 3]) -> Option<Pending<'static>> {
     let report = Report::read(message).ok()?;
     let template = [&METRIC, &LOGENTRY, &TRACESPAN, &EDGE, &REPORTNOTHING][usize::from(choice) % 5];

@@ -1,5 +1,5 @@
-//! Any bytes as an OTLP request: the same lines with just enough room as with
-//! plenty, and none with less.
+//! Any bytes as an OTLP request: the same lines with just enough room as with plenty,
+//! and an error with less.
 #![no_main]
 
 use mygrpcadapter_fuzz::lines;

@@ -1,5 +1,5 @@
-//! Any bytes as a report of `metric`; and what prost makes of them, compared
-//! with a renderer that is slow and plain.
+//! Any bytes as a report of `metric`, compared with a slow and plain renderer on
+//! prost's decoding.
 #![no_main]
 
 #[path = "../../tests/adapter/properties/reference.rs"]

@@ -1,4 +1,4 @@
-//! Any bytes as a handler's `file_path`: what comes of them stays in the volume.
+//! Any bytes as a handler's `file_path`: the result stays in the volume.
 #![no_main]
 
 use std::os::unix::ffi::OsStrExt;

@@ -1,8 +1,8 @@
-//! Any bytes as a file that a crash has left: what is cut off its end never has
-//! a whole record in it, and what is left ends with a line.
+//! Any bytes as a file after a crash: the part cut off its end never contains a whole
+//! record, and the rest ends with a line.
 //!
-//! The first byte says nothing; in the others, 1 stands for a run of letters, so
-//! that small inputs become files of many blocks.
+//! The first byte is ignored; in the others, 1 stands for a run of letters, so that
+//! small inputs become files of many blocks.
 #![no_main]
 
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use std::io::{Seek, Write};
 use mygrpcadapter::volume::repair::look;
 use mygrpcadapter_fuzz::scratch;
 
-/// Together less than `look` looks back.
+/// Together less than the repair looks back.
 const RUN: usize = 50_000;
 const MAX_RUNS: usize = 8;
 
@@ -54,7 +54,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     });
 });
 
-/// There is no record in what was cut, and only what begins as ours was cut.
+/// The cut contains no whole record, and only text that begins as a record was cut.
 fn check_cut(kept: &[u8], cut: &[u8], newline: bool) {
     if cut.iter().all(|byte| *byte == 0) {
         return;

@@ -144,7 +144,7 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
     Ok(Bound { listener, admin, core, ext_authz, signals })
 }
 
-/// Where records of Envoy's checks go.
+/// The destination of audit records of Envoy's checks.
 fn audit(args: &Args, journal: Option<&Arc<Journal>>) -> Result<Option<Audit>, StartError> {
     let Some(path) = args.auth_audit_file.as_ref().filter(|path| !path.is_empty()) else { return Ok(None) };
     let Some(journal) = journal else {

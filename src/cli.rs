@@ -41,8 +41,8 @@ pub struct Args {
     #[argh(option, arg_name = "PATH", default = "String::from(\"out.txt\")")]
     pub default_file: String,
 
-    /// the file of access logs and log records, with {log_name}, {namespace}, {pod} or {hostname} in it for
-    /// more than one (default: access.log)
+    /// file for access logs and log records; with {log_name}, {namespace}, {pod} or {hostname} in its name,
+    /// one per value (default: access.log)
     #[argh(option, arg_name = "PATH", default = "String::from(\"access.log\")")]
     pub access_log: String,
 
@@ -92,45 +92,45 @@ pub struct Args {
     #[argh(option, arg_name = "PATH")]
     pub auth_keys_file: Option<PathBuf>,
 
-    /// a header of Envoy's requests that carries the token; repeatable, the first one that is there counts
-    /// (default: x-custom-token)
+    /// header of Envoy's requests that carries the token; repeatable, the first one present counts (default:
+    /// x-custom-token)
     #[argh(option, arg_name = "NAME")]
     pub auth_header: Vec<String>,
 
-    /// take these headers off the requests that are allowed
+    /// remove these headers from allowed requests
     #[argh(switch)]
     pub auth_remove_header: bool,
 
-    /// the HTTP status where Envoy's request has no token (default: 401)
+    /// HTTP status for a request without a token (default: 401)
     #[argh(option, arg_name = "CODE", from_str_fn(status))]
     pub auth_missing_code: Option<u16>,
 
-    /// the HTTP status of any other denial (default: 403)
+    /// HTTP status of any other denial (default: 403)
     #[argh(option, arg_name = "CODE", from_str_fn(status))]
     pub auth_denied_code: Option<u16>,
 
-    /// the body of a denial (default: none)
+    /// body of a denial (default: none)
     #[argh(option, arg_name = "TEXT", default = "String::new()")]
     pub auth_denied_body: String,
 
-    /// the content type of that body (default: Envoy's, text/plain)
+    /// content type of that body (default: Envoy's, text/plain)
     #[argh(option, arg_name = "TYPE")]
     pub auth_denied_content_type: Option<String>,
 
-    /// the header WWW-Authenticate of a denial with status 401 (default: none)
+    /// WWW-Authenticate header of a denial with status 401 (default: none)
     #[argh(option, arg_name = "CHALLENGE")]
     pub auth_www_authenticate: Option<String>,
 
-    /// what Envoy is sent where there is no verdict: deny (503, also with failOpen) or unavailable, which its
-    /// statusOnError and failOpen decide (default: deny)
+    /// answer to Envoy without a verdict: deny (503, even with failOpen) or unavailable, which leaves it to
+    /// statusOnError and failOpen (default: deny)
     #[argh(option, arg_name = "HOW", from_str_fn(on_error), default = "OnError::Deny")]
     pub auth_on_error: OnError,
 
-    /// a file in the volume for a record of each verdict on Envoy's checks (default: no file)
+    /// file in the volume for audit records of Envoy's checks (default: none)
     #[argh(option, arg_name = "PATH")]
     pub auth_audit_file: Option<String>,
 
-    /// connections served at once; more wait. A sidecar has two for life (default: 1024)
+    /// maximum number of connections; more have to wait. A sidecar keeps two open (default: 1024)
     #[argh(option, arg_name = "N", from_str_fn(count), default = "1024")]
     pub max_connections: u32,
 
@@ -163,7 +163,7 @@ const USUAL_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 const SWITCHES: [&str; 5] = ["--auth-remove-header", "--help", "--keep-query", "--reuse-port", "--version"];
 
 impl Args {
-    /// How Envoy's checks are answered, as typed.
+    /// The flags for answers to Envoy's checks, as given.
     pub fn auth(&self) -> Flags {
         Flags {
             auth_header: self.auth_header.clone(),

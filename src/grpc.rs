@@ -58,7 +58,7 @@ use crate::refusal::{Reason, Refusal, Scope};
 pub struct Services {
     /// Mixer's front end.
     pub mixer: Mixer,
-    /// Where Envoy's front end writes logs.
+    /// The log services of Envoy's front end.
     pub log: Arc<Log>,
     /// Envoy's external authorization.
     pub ext_authz: ext_authz::Service,
@@ -70,7 +70,7 @@ pub struct Services {
     pub calls: Arc<Calls>,
     /// The memory budget of requests.
     pub budget: Arc<Budget>,
-    /// Names of services that were called and are not served, logged once each.
+    /// Unknown services that were called, logged once each.
     pub unknown: Once,
 }
 
@@ -128,14 +128,14 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
 
 impl Dispatcher {
     /// The service and the handler of a request, and whether its messages may be
-    /// packed; or why there is none.
+    /// compressed; or the error response.
     fn route(&self, head: &Parts) -> Result<(usize, Handler, bool), Response<Reply>> {
         if let Some(refusal) = refusal(&head.method, &head.headers) {
             return Err(refusal);
         }
         let path = head.uri.path();
         let routed = route(path).ok_or_else(|| {
-            self.tell_of_unknown(path);
+            self.log_unknown(path);
             Status::unimplemented("no such method here").into_http()
         });
         let (service, handler) = routed?;
@@ -149,8 +149,8 @@ impl Dispatcher {
         }
     }
 
-    /// Logs once for each service that it is not served: traces or metrics, say.
-    fn tell_of_unknown(&self, path: &str) {
+    /// Logs an unknown service once, such as one for traces or metrics.
+    fn log_unknown(&self, path: &str) {
         let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         if !SERVICES.iter().any(|known| known.name == service)
             && self.services.unknown.is_first(service.as_bytes())
@@ -177,13 +177,13 @@ impl Dispatcher {
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, exporter_status))
             }
             Handler::ExtAuthz => self.check(messages, most).await.map(Reply::Message),
-            // A stream, which has more than one message.
+            // A stream, with any number of messages.
             Handler::AccessLog => Err(Status::internal("not a unary call")),
         }
     }
 
-    /// Answers a check. Where there is no verdict, the operator has chosen
-    /// between a denial and the status UNAVAILABLE.
+    /// Answers a check. Without a verdict, the operator's setting selects a denial or
+    /// UNAVAILABLE.
     async fn check(&self, messages: &mut Messages<Incoming>, most: usize) -> Result<Bytes, Status> {
         let ext_authz = &self.services.ext_authz;
         let judged = checks::judge(ext_authz, messages, most).await;
@@ -197,8 +197,8 @@ impl Dispatcher {
     }
 }
 
-/// What an exporter of OpenTelemetry is told of a refusal: it sends again only what
-/// was UNAVAILABLE.
+/// The status of a refusal for OpenTelemetry exporters: they retry only after
+/// UNAVAILABLE.
 fn exporter_status(refusal: &Refusal) -> Status {
     if refusal.scope == Scope::Volume || refusal.reason == Reason::Queue {
         return Status::unavailable(&*refusal.text);

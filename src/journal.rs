@@ -54,7 +54,7 @@ use crate::volume::{FilePath, Volume};
 /// written and one being filled.
 const ROOM: u32 = 256 * 1024;
 
-/// How long after a failure a request that is kept is appended again.
+/// The pause before a kept request is appended again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The operator's settings for all handlers.
@@ -74,13 +74,13 @@ pub struct Settings {
     pub stall: Duration,
 }
 
-/// Whether a stall of the volume is an answer to a request.
+/// The effect of a stall on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStall {
-    /// Yes: its caller waits no longer.
+    /// Its caller gets an error.
     Answer,
-    /// No: its caller keeps it to append it again if it fails, and what a stall
-    /// has answered may be written yet.
+    /// Its caller keeps waiting, and appends the request again if the write fails: a
+    /// request that was answered during a stall may still be written.
     Wait,
 }
 
@@ -117,7 +117,7 @@ pub struct Journal {
     room: Semaphore,
     /// Notified when the writer has finished some work.
     freed: Notify,
-    /// Whether the volume takes records, as far as is known.
+    /// Whether the volume accepts records, as far as known.
     accepting: watch::Sender<bool>,
 }
 
@@ -196,8 +196,8 @@ impl Journal {
         Ok(Pending { outcome, _room: room })
     }
 
-    /// Appends lines as one request: `render` appends them and says how many they
-    /// are, which is added to `counter` when they are written.
+    /// Appends lines as one request: `render` appends them and returns their number,
+    /// which is added to `counter` once they are written.
     pub fn append_lines<'a, E>(
         &self,
         room: Room<'a>,
@@ -216,10 +216,11 @@ impl Journal {
         Ok(Pending { outcome, _room: room })
     }
 
-    /// Waits until a request that has failed is worth another try: for a while, and then until the volume takes records.
+    /// Waits before a failed request is appended again: for a pause, then until the
+    /// volume accepts records.
     pub async fn is_worth_a_retry(&self) {
         tokio::time::sleep(RETRY).await;
-        // Its sender is here as well.
+        // The sender is not dropped while `self` exists.
         let _ = self.accepting.subscribe().wait_for(|is_accepting| *is_accepting).await;
     }
 

@@ -14,9 +14,8 @@ pub fn give_back() {
     let _ = black_box(black_box(&mut nothing).try_reserve_exact(impossible));
 }
 
-/// Sees to it that `more` bytes fit behind those of a buffer. It grows once, to all
-/// that is asked for: memory that is not written is not taken, and a buffer that
-/// doubles would be there twice.
+/// Reserves room for `more` bytes at the end of a buffer, exactly: untouched pages cost
+/// nothing, while doubling a buffer would need its memory twice.
 pub fn reserve(out: &mut Vec<u8>, more: usize) {
     if more > out.capacity() - out.len() {
         give_back();

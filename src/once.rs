@@ -1,18 +1,18 @@
-//! What is logged once for each of a bounded number of peers or names.
+//! Limits a log message to one per peer or name, for a bounded number of them.
 
 use std::sync::{Mutex, PoisonError};
 
-/// How many are remembered; of others nothing is logged.
+/// Limit on remembered keys; for others nothing is logged.
 const MAX_KEYS: usize = 64;
-/// How many bytes of each.
+/// Limit on the remembered bytes of a key.
 const MAX_KEY: usize = 128;
 
-/// Those that something was logged for.
+/// Keys that were logged.
 #[derive(Debug, Default)]
 pub struct Once(Mutex<Vec<Box<[u8]>>>);
 
 impl Once {
-    /// Whether a key is seen for the first time, and there is room to remember it.
+    /// Whether a key is new, and there is room to remember it.
     pub fn is_first(&self, key: &[u8]) -> bool {
         let key = &key[..key.len().min(MAX_KEY)];
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);

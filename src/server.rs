@@ -89,7 +89,7 @@ pub struct Limits {
     pub open: Arc<Connections>,
     /// Connections served at once; more wait in the kernel's backlog.
     pub connections: u32,
-    /// Peers that were told of, as they speak HTTP/1.
+    /// Peers logged for speaking HTTP/1.
     pub told: Arc<Once>,
     /// The age at which a connection is shut down gracefully.
     pub connection_age: Option<Duration>,
@@ -374,7 +374,7 @@ async fn serve_connection<M, S, B>(
     }
 }
 
-/// A connection, until it is gone however it goes.
+/// Marks a connection as closed on drop.
 struct Ended(Arc<Connection>);
 
 impl Drop for Ended {

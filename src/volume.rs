@@ -49,7 +49,7 @@ pub struct Volume {
     /// The directory as the operator gave it, made absolute.
     given: PathBuf,
     hostname: Vec<u8>,
-    /// Where files hold lines of any text, with [`ANY`] for each value.
+    /// The pattern of files that hold lines of any text, with [`ANY`] for each value.
     lines: Option<Arc<[u8]>>,
 }
 
@@ -106,16 +106,15 @@ impl Volume {
         Ok(Self { dir, given, hostname, lines: None })
     }
 
-    /// Takes the rotated files of a pattern's paths for ours whatever they hold:
-    /// lines of others, which have no form of their own. Fails as
-    /// [`Volume::resolve`] does.
+    /// Lets retention delete the rotated files of a pattern's paths regardless of their
+    /// content, which has no grammar. Fails as [`Volume::resolve`] does.
     pub fn hold_lines(&mut self, pattern: &Pattern) -> Result<(), String> {
         let path = self.resolve(&pattern.with(|path, _| path.push(ANY)))?;
         self.lines = Some(path.0.into());
         Ok(())
     }
 
-    /// How the rotated files of the file at `path` are known as ours.
+    /// How to recognize the rotated files of the file at `path`.
     fn known(&self, path: &[u8]) -> Known {
         match &self.lines {
             Some(pattern) if fits(pattern, path) => Known::ByName,

@@ -7,12 +7,12 @@ use crate::metrics::{Counter, Export, Family, Page};
 use crate::policy::Verdict;
 use crate::refusal::Reason;
 
-/// Refusals by reason, verdicts, and what became of their records.
+/// Refusals by reason, verdicts, and failed audit records.
 #[derive(Debug)]
 pub struct Counters {
     refusals: Family<{ Reason::REQUEST.len() }>,
     verdicts: Verdicts,
-    /// Checks of Envoy's that were answered without a verdict.
+    /// Envoy's checks that were answered without a verdict.
     pub unjudged: Counter,
     /// Audit records that were not written.
     pub audit_errors: Arc<Counter>,

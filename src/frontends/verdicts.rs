@@ -1,9 +1,9 @@
-//! How many verdicts there were, by who asked.
+//! Counters of verdicts, by service.
 
 use crate::metrics::{Counter, Description, Page};
 use crate::policy::{Outcome, Verdict};
 
-/// The service that asks.
+/// The service that judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
     /// Mixer's `authorization`.
@@ -13,10 +13,10 @@ pub enum Asker {
 }
 
 impl Asker {
-    /// All of them, in the order of their discriminants.
+    /// All services, in the order of their discriminants.
     pub const ALL: [Self; 2] = [Self::Mixer, Self::Envoy];
 
-    /// Its full name, as calls are counted by it.
+    /// Its full name, as in the counters of calls.
     fn label(self) -> &'static str {
         match self {
             Self::Mixer => "authorization.HandleAuthorizationService",
@@ -25,7 +25,7 @@ impl Asker {
     }
 }
 
-/// A counter for each asker and verdict.
+/// A counter for each service and verdict.
 #[derive(Debug, Default)]
 pub struct Verdicts([[Counter; Verdict::ALL.len()]; Asker::ALL.len()]);
 
@@ -35,7 +35,7 @@ impl Verdicts {
         self.0[asker as usize][verdict as usize].add(1);
     }
 
-    /// Appends all of its samples.
+    /// Appends all samples.
     pub fn export(&self, page: &mut Page) {
         self.outcomes(page);
         self.reasons(page);

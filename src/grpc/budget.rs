@@ -1,13 +1,11 @@
-//! What requests may cost before they are understood: a bounded number of them,
-//! and bounded bytes.
+//! Limits on the number and bytes of requests, before they are decoded.
 //!
-//! A message of one frame is here when its length is; it is counted, and refused
-//! where it is too much. A larger message waits, first come first served, until
-//! there is room for all of it; what its stream may send ahead is counted
-//! meanwhile.
+//! A message of one frame arrives with its length; it is counted, and refused if there
+//! is no room. A larger message waits in order of arrival until there is room for all
+//! of it; meanwhile the window of its stream is counted.
 //!
-//! A stream that stays open holds nothing between its messages. They have a budget
-//! of their own, for they wait as long as the volume does; no call waits for them.
+//! An open stream has no permit between its messages. Streams have their own budget,
+//! since their messages wait as long as the volume does; no unary call waits for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -38,16 +36,16 @@ pub(super) const FRAME: usize = 16 * 1024 - 5;
 /// Bytes counted for a larger message while it waits: the frame with its length, and
 /// its stream's window.
 const WAITING: usize = FRAME + STREAM_WINDOW as usize;
-/// The most that is kept of a message that is looked at as it arrives before there
-/// has to be room for all that may be kept.
+/// Limit on the kept bytes of a message that is parsed as it arrives, before it must
+/// reserve room for its maximum.
 const KEPT: usize = 16 * 1024;
 /// Limit on the bytes of messages of one frame, and of waiting ones.
 const MAX_SMALL: usize = 2560 * 1024;
 /// Limit on the bytes of larger messages: one of maximum size.
 const MAX_LARGE: usize = MAX_MESSAGE;
-/// Bytes of the messages of streams: room for one of the largest.
+/// Limit on the bytes of streamed messages: one of maximum size.
 const MAX_STREAMED: usize = MAX_MESSAGE;
-/// Streams open for each connection that may be: one of each kind of log.
+/// Streams per permitted connection: one of each kind of log.
 const STREAMS: usize = 2;
 /// Estimated cost of a request besides its message: headers, stream, task.
 const OVERHEAD: usize = 4096;
@@ -64,10 +62,10 @@ pub struct Budget {
     requests: AtomicUsize,
     small: AtomicUsize,
     large: Arc<Semaphore>,
-    /// Connections that there may be, and so streams that may wait at once.
+    /// Limit on connections, and thus on waiting streams.
     connections: usize,
     streams: AtomicUsize,
-    /// Streams whose next message has begun, and waits for room.
+    /// Streams whose next message waits for room.
     waiting: AtomicUsize,
     streamed: Arc<Semaphore>,
     /// Bytes of requests since memory was last returned.
@@ -75,15 +73,16 @@ pub struct Budget {
     quiet: Notify,
 }
 
-/// An open stream, until it is dropped.
+/// An open stream, closed on drop.
 #[derive(Debug)]
 pub struct Stream(Arc<Budget>);
 
-/// What a request, or a message of a stream, holds of the bounds, given back when it is dropped.
+/// A permit: the share of a request, or of a stream's message, in the limits, released
+/// on drop.
 #[derive(Debug)]
 pub struct Permit {
     budget: Arc<Budget>,
-    /// What it counts as: a request, or nothing.
+    /// The requests it counts as: one or none.
     requests: usize,
     small: usize,
     large: Option<OwnedSemaphorePermit>,
@@ -92,7 +91,7 @@ pub struct Permit {
 }
 
 impl Budget {
-    /// All of it, for so many connections.
+    /// An unused budget for this many connections.
     pub fn new(queue_timeout: Duration, connections: usize) -> Self {
         let [large, streamed] = [MAX_LARGE, MAX_STREAMED].map(|bytes| Arc::new(Semaphore::new(bytes)));
         let (requests, small, streams, waiting, passed, quiet) = Default::default();
@@ -108,8 +107,8 @@ impl Budget {
         Ok(Stream(Arc::clone(self)))
     }
 
-    /// Takes room for the next message of a stream, of so many bytes, and waits
-    /// for it.
+    /// Reserves room for the next message of a stream, of this many bytes; waits for
+    /// it.
     pub async fn next(
         self: &Arc<Self>,
         length: usize,
@@ -127,7 +126,7 @@ impl Budget {
         Ok(Permit { budget: Arc::clone(self), requests: 0, small: 0, large, held: None, _call: call })
     }
 
-    /// Whether nothing is in hand.
+    /// Whether no request is in flight.
     fn is_quiet(&self) -> bool {
         self.requests.load(Relaxed) == 0 && self.streamed.available_permits() == MAX_STREAMED
     }
@@ -204,9 +203,9 @@ impl Permit {
         Ok(())
     }
 
-    /// Takes room for what a message of so many packed bytes is to become, beside
-    /// what it holds already. Nobody who has a part of that room waits for more: a
-    /// packed message that is larger than a frame holds all of it from the start.
+    /// Reserves room for unpacking a message of this many compressed bytes, in addition
+    /// to its share. No holder of a part of that room waits for more: a compressed
+    /// message larger than a frame reserves all of it at the start.
     pub async fn unpack(&mut self, length: usize, patience: &mut Patience) -> Result<(), Status> {
         match &mut self.large {
             Some(all) => drop(all.split(all.num_permits().saturating_sub(length))),
@@ -215,8 +214,8 @@ impl Permit {
         Ok(())
     }
 
-    /// Takes room for the `kept` bytes of a message that is looked at as it
-    /// arrives. Beyond a frame it is that for `most` bytes, which is waited for.
+    /// Reserves room for the `kept` bytes of a message that is parsed as it arrives.
+    /// Beyond a frame it reserves, and waits for, `most` bytes.
     pub async fn keep(&mut self, kept: usize, most: usize, patience: &mut Patience) -> Result<(), Status> {
         if kept <= KEPT {
             return self.take_small(kept.saturating_sub(self.small));
@@ -259,7 +258,7 @@ impl Drop for Stream {
     }
 }
 
-/// A stream that waits for room, until this is dropped.
+/// A stream that waits for room, until dropped.
 struct Waiting<'a>(&'a Budget);
 
 impl Drop for Waiting<'_> {

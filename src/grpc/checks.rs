@@ -1,5 +1,5 @@
-//! Envoy's checks: from the message of a call to a verdict. The larger part of a
-//! message may be the body of a request, which is dropped as it arrives.
+//! Envoy's checks: from the message of a call to a verdict. A message may consist
+//! mostly of a request's body, which is dropped as it arrives.
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -11,8 +11,8 @@ use crate::frontends::envoy::ext_authz::service::malformed;
 use crate::frontends::envoy::ext_authz::without_body::{MAX_KEPT, WithoutBody};
 use crate::refusal::Refusal;
 
-/// Judges the check that a call brings, of at most `most` bytes. An error is a
-/// call that doesn't bring one message; a refusal, a message that is no check.
+/// Judges the check of a call, of at most `most` bytes. An error concerns the call,
+/// such as a second message; a refusal is an invalid check.
 pub async fn judge(
     service: &Service,
     messages: &mut Messages<Incoming>,

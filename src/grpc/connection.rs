@@ -1,5 +1,5 @@
-//! What the calls of a connection and its socket know of each other: how many
-//! bytes of whole messages wait to be handled, and whether it is to close or gone.
+//! State shared by a connection's calls and its socket: the bytes of complete messages
+//! that wait to be handled, and whether the connection is shutting down or closed.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ pub struct Connection {
     ended: AtomicUsize,
     reader: Mutex<Option<Waker>>,
     closing: watch::Sender<bool>,
-    /// Closed when the connection is gone.
+    /// Closed with the connection.
     gone: Semaphore,
 }
 
@@ -60,12 +60,12 @@ impl Connection {
         self.closing.subscribe()
     }
 
-    /// It is gone: nothing more comes of its calls.
+    /// Marks the connection as closed: no more data of its calls arrives.
     pub fn end(&self) {
         self.gone.close();
     }
 
-    /// Waits until it is gone.
+    /// Waits until it is closed.
     pub async fn gone(&self) {
         let _ = self.gone.acquire().await;
     }

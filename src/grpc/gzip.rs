@@ -1,16 +1,16 @@
-//! A message that was packed with gzip (RFC 1952), unpacked within a bound.
+//! Unpacks a message compressed with gzip (RFC 1952), within a limit.
 //!
-//! A member ends with the number of bytes that it holds. This is known before
-//! anything is unpacked, and not a byte more ever is.
+//! A member ends with its unpacked length. It is checked before anything is unpacked,
+//! and never exceeded.
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
-/// Before the compressed bytes: two of magic, the method, flags, a time, two more.
+/// The header: two bytes of magic, the method, flags, a time, two more bytes.
 const HEAD: usize = 10;
 const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
-/// Behind them: a checksum and the length.
+/// The trailer: a checksum and the length.
 const TAIL: usize = 8;
 /// Optional fields, by their flags.
 const HEADER_CHECKSUM: u8 = 2;
@@ -19,15 +19,15 @@ const NAME: u8 = 8;
 const COMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
 
-/// How many bytes a member says that it holds; `None` of bytes that are none.
+/// The unpacked length that a member claims; `None` if it is no member.
 pub(super) fn length(member: &[u8]) -> Option<usize> {
     let (body, length) = member.split_last_chunk()?;
     let is_member = body.len() >= HEAD + TAIL - 4 && body.starts_with(&MAGIC);
     is_member.then_some(u32::from_le_bytes(*length) as usize)
 }
 
-/// The `length` bytes that a member holds; `None` if it is damaged, or holds more
-/// or fewer.
+/// Unpacks a member into `length` bytes; `None` if it is damaged, or has another
+/// length.
 pub(super) fn unpack(member: &[u8], length: usize) -> Option<Vec<u8>> {
     let (body, tail) = member.split_last_chunk::<TAIL>()?;
     let compressed = behind_head(body)?;
@@ -39,7 +39,7 @@ pub(super) fn unpack(member: &[u8], length: usize) -> Option<Vec<u8>> {
     (is_whole && tail[..4] == checksum(&message).to_le_bytes()).then_some(message)
 }
 
-/// What comes behind the head and its optional fields.
+/// The rest after the header and its optional fields.
 fn behind_head(member: &[u8]) -> Option<&[u8]> {
     let (head, mut rest) = member.split_first_chunk::<HEAD>()?;
     let flags = head[3];

@@ -28,7 +28,7 @@ const HEAD: usize = 5;
 const ARRIVAL: Duration = Duration::from_secs(30);
 /// Before a message of this size is assembled, freed memory is returned to the system.
 const LARGE: usize = 96 * 1024;
-/// The largest message that is packed: there is room for it and what it becomes.
+/// Size limit of a compressed message: there is room for it and its unpacked form.
 const MAX_PACKED: usize = 1024 * 1024;
 /// Bytes of a call's headers that do not count as useless.
 pub const HEADERS: usize = 16 * 1024;
@@ -36,16 +36,16 @@ pub const HEADERS: usize = 16 * 1024;
 /// A message with its permit.
 pub type Message = crate::message::Message<Permit>;
 
-/// The one message of a call, or as much as has come.
+/// The only message of a call, whole or in parts.
 #[derive(Debug)]
 pub enum Arrival {
-    /// All of it: it came in one frame, or could have.
+    /// Complete: it fits in one frame.
     Whole(Message),
-    /// Nothing yet that was shown.
+    /// Larger than a frame, not read yet.
     Part(Part),
 }
 
-/// A larger message, shown piece by piece.
+/// A larger message, read piece by piece.
 #[derive(Debug)]
 pub struct Part {
     length: usize,
@@ -55,8 +55,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Takes room for the bytes that are `kept` of it so far, of at most `most`;
-    /// may wait for it.
+    /// Reserves room for its `kept` bytes so far, of at most `most`; may wait.
     pub async fn keep(&mut self, kept: usize, most: usize) -> Result<(), Status> {
         self.permit.keep(kept, self.length.min(most), &mut self.patience).await
     }
@@ -69,7 +68,7 @@ pub struct Messages<B> {
     budget: Arc<Budget>,
     connection: Arc<Connection>,
     patience: Patience,
-    /// Whether its messages may be packed with gzip.
+    /// Whether its messages may be compressed with gzip.
     may_be_packed: bool,
     /// Received bytes of the next message.
     start: Bytes,
@@ -88,17 +87,17 @@ where
         Self { body, budget, connection, patience, may_be_packed, start, alarm }
     }
 
-    /// Admits these as a stream that stays open.
+    /// Admits the call as a long-lived stream.
     pub fn open(&self) -> Result<Stream, Status> {
         self.budget.open()
     }
 
-    /// Tells when their connection is to close.
+    /// Signals the shutdown of the connection.
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.connection.closing()
     }
 
-    /// Takes messages that are packed with gzip.
+    /// Accepts messages compressed with gzip.
     pub fn unpack(&mut self) {
         self.may_be_packed = true;
     }
@@ -111,8 +110,8 @@ where
         Ok(message)
     }
 
-    /// The one message of a unary call, of at most `most` bytes; one that is
-    /// larger than a frame is to be taken by [`Messages::piece`].
+    /// The only message of a unary call, of at most `most` bytes; a message larger than
+    /// a frame must be read with [`Messages::piece`].
     pub async fn arrival(&mut self, most: usize) -> Result<Arrival, Status> {
         let (permit, head) = self.first(most).await?;
         let (length, _) = head;
@@ -124,12 +123,12 @@ where
         Ok(Arrival::Part(Part { length, left: length, patience: self.patience, permit }))
     }
 
-    /// The next piece of a message, as it came; `None` behind the last.
+    /// The next piece of a message, as received; `None` at its end.
     pub async fn piece(&mut self, part: &mut Part) -> Result<Option<Bytes>, Status> {
         if part.left == 0 {
             self.alarm = None;
             self.connection.useful(HEADERS);
-            // Its permit has counted what was kept, and all of it took memory.
+            // The permit counted only the kept bytes, but all of them used memory.
             self.budget.passed(part.length);
             return self.end().await.map(|()| None);
         }
@@ -141,7 +140,8 @@ where
         Ok(Some(piece))
     }
 
-    /// Room for a call, how long its one message is, and whether it is packed.
+    /// A permit for a call, the length of its only message, and whether that is
+    /// compressed.
     async fn first(&mut self, most: usize) -> Result<(Permit, (usize, bool)), Status> {
         // Before any bytes arrive: a call without a body counts, too.
         let permit = self.budget.admit(&self.connection)?;
@@ -151,12 +151,12 @@ where
         Ok((permit, self.head(most).await?))
     }
 
-    /// The next message of a client's stream, of at most `most` bytes; `None` at
-    /// its end, or before one that has not begun when `closing` is set.
+    /// The next message of a client stream, of at most `most` bytes; `None` at its end,
+    /// or between messages once `closing` is set.
     ///
-    /// Until a message begins, the stream has no timer and nothing of the budget.
-    /// Then it waits for room as long as its connection lasts, and is not counted
-    /// as held by this: other calls on the connection go on.
+    /// Before a message starts, the stream has no timer and no permit. Then it waits
+    /// for room as long as its connection lasts. It does not count towards the
+    /// connection's back-pressure: other calls on the connection continue.
     pub async fn next(
         &mut self,
         most: usize,
@@ -179,7 +179,7 @@ where
             }
         }
         let (length, _) = self.head(most).await?;
-        // It may be kept for long, and is not to keep the buffer that others came in.
+        // It may be kept for long: a copy does not pin the shared read buffer.
         self.start = Bytes::copy_from_slice(&self.start);
         let permit = tokio::select! {
             biased;
@@ -190,8 +190,8 @@ where
         Ok(Some(Message { bytes, patience: self.patience, held: permit }))
     }
 
-    /// How long the next message is, of which nothing or a part is here, and
-    /// whether it is packed.
+    /// The length of the next message, some of which may be here, and whether it is
+    /// compressed.
     async fn head(&mut self, most: usize) -> Result<(usize, bool), Status> {
         // A peer with a small window may send single bytes.
         while self.start.len() < HEAD {
@@ -203,7 +203,7 @@ where
         length(&self.start.split_to(HEAD), most, self.may_be_packed)
     }
 
-    /// A message of this length, which may be packed.
+    /// Receives a message of this length, which may be compressed.
     async fn message(
         &mut self,
         mut permit: Permit,
@@ -226,7 +226,7 @@ where
         Ok(Message { bytes, patience, held: permit })
     }
 
-    /// The bytes of a message that there is room for, in time.
+    /// Receives the bytes of a message that has room, within the time limit.
     async fn body(&mut self, length: usize) -> Result<Bytes, Status> {
         self.alarm = None;
         let bytes = self.bytes(length).await?;
@@ -331,8 +331,7 @@ fn cut_short() -> Status {
     Status::internal("the request ends inside a message")
 }
 
-/// What gRPC's head says of the message behind it: its length, and whether it is
-/// packed.
+/// The length in a message's prefix, and whether the message is compressed.
 fn length(head: &[u8], most: usize, may_be_packed: bool) -> Result<(usize, bool), Status> {
     let [flag, a, b, c, d] = *head else { return Err(Status::internal("half a head")) };
     let is_packed = flag == 1 && may_be_packed;
@@ -344,7 +343,7 @@ fn length(head: &[u8], most: usize, may_be_packed: bool) -> Result<(usize, bool)
     if length > most { Err(too_large(length, most)) } else { Ok((length, is_packed)) }
 }
 
-/// A message that was packed, if there is room for it.
+/// Unpacks a compressed message, if there is room.
 async fn unpacked(
     packed: &[u8],
     most: usize,
@@ -446,7 +445,7 @@ mod tests {
         assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
     }
 
-    /// A call of one message of so many bytes, in pieces of so many.
+    /// A call with one message of `length` bytes, in pieces of `step` bytes.
     fn framed(length: usize, step: usize) -> Vec<Bytes> {
         let mut body = vec![0];
         body.extend_from_slice(&(length as u32).to_be_bytes());
@@ -454,7 +453,7 @@ mod tests {
         body.chunks(step).map(Bytes::copy_from_slice).collect()
     }
 
-    /// What is shown of a message that comes like this.
+    /// The content received from these parts.
     async fn shown(parts: Vec<Bytes>) -> Result<Vec<u8>, Status> {
         let (mut messages, _connection) = messages(&[], true);
         messages.body.0 = parts.into();

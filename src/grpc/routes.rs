@@ -42,7 +42,7 @@ impl Handler {
         }
     }
 
-    /// Whether its messages may be packed with gzip: SDKs and collectors do so,
+    /// Whether its messages may be compressed with gzip: SDKs and collectors do so,
     /// Mixer and Envoy never.
     pub(super) fn unpacks(self) -> bool {
         matches!(self, Self::LogRecords)

@@ -1,5 +1,5 @@
-//! A client's stream of messages, taken one at a time until it ends or its
-//! connection is to close.
+//! A client's stream, read one message at a time until it ends or its connection shuts
+//! down.
 
 use std::time::Duration;
 
@@ -15,14 +15,13 @@ use super::reply::Reply;
 use crate::frontends::envoy::access_log::Stream;
 use crate::refusal::Refusal;
 
-/// How long to take what was on its way when a stream was ended: its peer sends no
-/// more once it knows.
+/// How long to read data in flight after a stream was ended; the peer then stops
+/// sending.
 const LATE: Duration = Duration::from_secs(5);
 
-/// Takes a stream of access logs, and answers when it ends.
+/// Reads a stream of access logs, and answers when it ends.
 ///
-/// It is a task of its own: a message that was read is kept, whatever becomes of
-/// the call that it came on.
+/// It runs in its own task: a received message is kept, even if its call ends.
 pub(super) async fn take(
     mut messages: Messages<Incoming>,
     mut stream: Stream,
@@ -49,7 +48,7 @@ pub(super) async fn take(
     answered.await.unwrap_or_else(|_| Err(Status::cancelled("the stream was dropped")))
 }
 
-/// Takes messages until the stream ends, or its connection is to close.
+/// Reads messages until the stream ends, or its connection shuts down.
 async fn take_all(
     messages: &mut Messages<Incoming>,
     stream: &mut Stream,
@@ -65,7 +64,7 @@ async fn take_all(
     Ok(())
 }
 
-/// Takes what its peer sent before it knew that the stream is ended.
+/// Reads messages that the peer sent before it learned that the stream has ended.
 async fn take_late(messages: &mut Messages<Incoming>, stream: &mut Stream) {
     let (_, mut never) = watch::channel(false);
     let deadline = Instant::now() + LATE;

@@ -71,7 +71,7 @@ pub struct Unfinished {
 pub(super) enum Waiter {
     /// A caller, until it is answered, and the counter for the written request.
     Caller(Option<oneshot::Sender<Outcome>>, Tally),
-    /// The same, but that a stall is no answer.
+    /// The same, but it keeps waiting during a stall.
     Keeper(oneshot::Sender<Outcome>, Tally),
     /// None; the counter for a record that is not written.
     Nobody(Arc<Counter>),
@@ -189,8 +189,8 @@ impl Queue {
         self.lock().queued
     }
 
-    /// Adds one request: `render` appends its bytes and says what more is to be
-    /// counted; what it appended is taken back if it fails.
+    /// Adds one request: `render` appends its bytes and returns an additional count; if
+    /// it fails, its bytes are removed.
     pub(super) fn add<E>(
         &self,
         to: &Destination,
@@ -240,8 +240,8 @@ impl Queue {
         }
     }
 
-    /// If the writer has been busy for as long as `limit`, answers everyone who
-    /// waits for it and doesn't keep the request, once. What is queued stays queued, and is counted if it is
+    /// If the writer has been busy for `limit`, answers all waiting callers that do not
+    /// keep their requests, once. Queued requests stay queued, and count if they are
     /// written later. Returns whether a stall begins.
     pub(super) fn stall(&self, limit: Duration) -> bool {
         let mut state = self.lock();

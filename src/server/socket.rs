@@ -28,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(600);
 pub(super) struct Socket {
     stream: TcpStream,
     connection: Arc<Connection>,
-    /// Peers that were told of, as they speak HTTP/1.
+    /// Peers logged for speaking HTTP/1.
     told: Arc<Once>,
     /// Bytes read in this turn, and their limit.
     turn: usize,
@@ -45,8 +45,8 @@ impl Socket {
         Self { stream, connection, told, turn: 0, max_turn, interval: Instant::now(), useless: 0 }
     }
 
-    /// Logs once for each address that a peer speaks HTTP/1: so does Envoy where the
-    /// port of our Service doesn't say that it is gRPC's.
+    /// Logs once per address that a peer speaks HTTP/1, as Envoy does if the Service's
+    /// port does not declare gRPC.
     fn look_at_first(&self, bytes: &[u8]) {
         if !is_http_1(bytes) {
             return;
@@ -75,7 +75,7 @@ impl Socket {
     }
 }
 
-/// Whether a request line of HTTP/1 begins like this. HTTP/2's preface has no path.
+/// Whether these bytes start an HTTP/1 request line. HTTP/2's preface has no path.
 fn is_http_1(bytes: &[u8]) -> bool {
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
     method > 0 && bytes[method..].starts_with(b" /")

@@ -1,38 +1,38 @@
-//! A path with placeholders, filled in with what a peer says of itself.
+//! A path with placeholders, filled with values that a peer claims.
 //!
-//! A value stays within its part of the path and makes up no name of ours: what is
-//! neither a letter, a digit, `-`, `_` nor a dot behind other bytes becomes `%` and
-//! two digits. So two values are never one.
+//! A value cannot leave its path component or imitate one of our own names: `%` and two
+//! hexadecimal digits replace every byte except letters, digits, `-`, `_`, and dots
+//! that are not the first byte. Different values stay different.
 
-/// What stands for the name of this machine: its pod, in Kubernetes.
+/// Placeholder for the host name, which is the pod's name in Kubernetes.
 pub(super) const HOSTNAME: &[u8] = b"{hostname}";
-/// In a path that stands for all that a pattern can become, a value.
+/// Stands for any value in a path.
 pub(super) const ANY: u8 = 1;
-/// What may stand between braces, in the order of a [`Pattern::fill`]'s values.
-/// `{hostname}` may, too: it is the volume's.
+/// The placeholders, in the order of [`Pattern::fill`]'s values. The volume also
+/// replaces `{hostname}`.
 const NAMES: [&[u8]; 3] = [b"log_name", b"namespace", b"pod"];
-/// In the place of a value that is empty.
+/// Replaces an empty value.
 const ABSENT: &[u8] = b"-";
-/// In the place of every value in the path of the common file.
+/// Replaces every value in the path of the common file.
 const COMMON: &[u8] = b"overflow";
 
-/// What a peer says of itself: the log's name, its namespace, its pod.
+/// Values claimed by a peer: the log's name, its namespace, its pod.
 pub type Values<'a> = [&'a [u8]; NAMES.len()];
 
-/// A path, read once.
+/// A parsed path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    /// What stands before each placeholder, and whose value belongs there.
+    /// The text before each placeholder, and the index of its value.
     parts: Vec<(Box<[u8]>, usize)>,
     end: Box<[u8]>,
 }
 
 impl Pattern {
-    /// Reads a path.
+    /// Parses a path.
     ///
     /// # Errors
     ///
-    /// What stands between braces is no placeholder; the text says which there are.
+    /// An unknown placeholder; the text lists the known ones.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (mut parts, mut literal, mut rest) = (Vec::new(), Vec::new(), text.as_bytes());
         while let Some(at) = rest.iter().position(|byte| matches!(byte, b'{' | b'}')) {
@@ -59,12 +59,12 @@ impl Pattern {
         Ok(Self { parts, end: literal.into() })
     }
 
-    /// Whether it has placeholders, so that there may be more than one file.
+    /// Whether it has placeholders, so that there may be several files.
     pub fn is_filled(&self) -> bool {
         !self.parts.is_empty()
     }
 
-    /// The path with these values; `{hostname}` is left to the volume.
+    /// The path with these values; the volume replaces `{hostname}`.
     pub fn fill(&self, values: Values) -> Vec<u8> {
         self.with(|path, index| escape(path, values[index]))
     }
@@ -74,7 +74,7 @@ impl Pattern {
         self.with(|path, _| path.extend_from_slice(COMMON))
     }
 
-    /// The path with what `append` adds for each placeholder.
+    /// The path with the output of `append` for each placeholder.
     pub(super) fn with(&self, append: impl Fn(&mut Vec<u8>, usize)) -> Vec<u8> {
         let mut path = Vec::new();
         for (literal, index) in &self.parts {
@@ -101,7 +101,7 @@ fn escape(path: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// Whether a path is one of those that another, with [`ANY`] in it, stands for.
+/// Whether a path matches one that contains [`ANY`].
 pub(super) fn fits(all: &[u8], path: &[u8]) -> bool {
     match all {
         [] => path.is_empty(),

@@ -1,9 +1,8 @@
 //! Rotated files: their names, and how one is deleted.
 //!
-//! A rotated file is named after its file with six digits behind: the highest
-//! number is the newest. Only such files, and only if they begin as our records
-//! do or lie where lines of any text are ours, are ever deleted, and never through
-//! a link.
+//! A rotated file has its file's name and a suffix of six digits; the highest number is
+//! the newest. Only files with such a name are ever deleted, only if they start with a
+//! record or match the pattern of files for any text, and never through a link.
 
 use std::fs::File;
 use std::io;
@@ -57,17 +56,17 @@ pub fn is_numbered(name: &[u8]) -> bool {
     split(name).is_some()
 }
 
-/// How a rotated file is known as ours.
+/// How to recognize our rotated files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// By its first record.
+    /// By the first record.
     ByContent,
-    /// By its name: what it holds may be any text.
+    /// By the name: the content may be any text.
     ByName,
 }
 
-/// Whether a name leads to a regular file that is ours. Nothing else is even
-/// opened, for that may do things or never return.
+/// Whether a name leads to a regular file of ours. Nothing else is opened: that could
+/// have side effects or block.
 pub(super) fn is_ours_at(dir: BorrowedFd, name: &[u8], known: Known) -> bool {
     look_at(dir, name, known).is_ok_and(|found| found.is_some())
 }

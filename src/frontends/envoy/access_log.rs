@@ -1,9 +1,9 @@
-//! Access logs (`envoy.service.accesslog.v3`): one stream of each worker of an
-//! Envoy, open for days, whose messages nobody acknowledges.
+//! Access logs (`envoy.service.accesslog.v3`): one stream for each worker of an Envoy,
+//! open for days. Its messages are not acknowledged.
 //!
-//! So a message that was read is written, or kept and tried again, and its stream
-//! is read no further meanwhile: Envoy buffers 16 MiB of a stream, and counts what
-//! it drops beyond that.
+//! So every message is written, or kept and retried, and meanwhile its stream is not
+//! read: Envoy buffers 16 MiB of a stream, and counts the entries that it drops beyond
+//! that.
 
 use std::sync::Arc;
 
@@ -23,13 +23,13 @@ use crate::quoted::quoted;
 use crate::refusal::{Reason, Refusal, Scope};
 use crate::render::Format;
 
-/// Rendered bytes of one append, about: a message that becomes more is appended in
-/// several.
+/// Approximate rendered bytes of one append; a message that renders to more is appended
+/// in several parts.
 const PART: usize = 128 * 1024;
-/// What the bytes of a message grow by at the most in practice.
+/// The usual upper bound of a message's growth.
 const GROWTH: usize = 4;
 
-/// One stream: who sends it, and where its lines go.
+/// One stream: its sender, and the destination of its lines.
 #[derive(Debug)]
 pub struct Stream {
     log: Arc<Log>,
@@ -38,17 +38,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// One whose first message is still to come.
+    /// A stream before its first message.
     pub fn new(log: Arc<Log>) -> Self {
         Self { log, sender: Identifier::default(), to: None }
     }
 
-    /// Writes the entries of a message, however long that takes. Ends early only
-    /// where the adapter does.
+    /// Writes the entries of a message, however long that takes. Ends early only at
+    /// shutdown.
     ///
     /// # Errors
     ///
-    /// The message is malformed. What came before that in it is written.
+    /// The message is malformed. Its earlier entries are written.
     pub async fn take<H>(&mut self, message: Message<H>) -> Result<(), Refusal> {
         let mut over = self.log.over();
         let taken = tokio::select! {
@@ -56,12 +56,12 @@ impl Stream {
             taken = self.write(&message.bytes) => taken,
             _ = over.wait_for(|is_over| *is_over) => Ok(()),
         };
-        taken.inspect_err(|refusal| self.tell(refusal))
+        taken.inspect_err(|refusal| self.log_malformed(refusal))
     }
 
-    /// Logs once for each sender that its messages are malformed.
-    fn tell(&self, refusal: &Refusal) {
-        if self.log.told.is_first(self.sender.node()) {
+    /// Logs malformed messages once for each sender.
+    fn log_malformed(&self, refusal: &Refusal) {
+        if self.log.logged.is_first(self.sender.node()) {
             log::warn!(
                 "a stream of access logs is ended node={} error={refusal}",
                 quoted(self.sender.node())
@@ -87,7 +87,7 @@ impl Stream {
                 Ok(false) => return Ok(()),
                 Err(Failed::Malformed(malformed)) => return Err(refused(malformed)),
                 Err(Failed::NotWritten(failure)) => {
-                    // What one sender's names lead to is no matter of the others.
+                    // A failure of one sender's file must not affect the others.
                     let is_of_file = failure.scope == Scope::File || failure.reason == Reason::Path;
                     if self.log.files.are_many() && is_of_file {
                         self.to = Some(self.log.files.common(journal)?);
@@ -98,7 +98,7 @@ impl Stream {
         }
     }
 
-    /// Adds entries to the histogram, where there is no volume.
+    /// Adds entries to the histogram when there is no volume.
     fn observe(&self, entries: &mut Entries) -> Result<(), Refusal> {
         let mut part = Part::new(&self.log.histogram, &self.sender, Format::Text);
         let (mut entry, counter) = (Entry::default(), self.log.entries.at(index(entries.kind())));
@@ -120,7 +120,7 @@ fn refused(malformed: Malformed) -> Refusal {
     Refusal::new(Reason::Malformed, format!("not a message of access logs: {malformed}"))
 }
 
-/// A kind's place among the counters.
+/// The index of a kind's counter.
 fn index(kind: Kind) -> usize {
     match kind {
         Kind::Http => HTTP,
@@ -128,8 +128,8 @@ fn index(kind: Kind) -> usize {
     }
 }
 
-/// The entries of a message that are neither written nor queued. Those that still
-/// are when it is dropped are counted.
+/// The entries of a message that are neither written nor queued. Dropping it counts the
+/// rest as lost.
 #[derive(Debug)]
 struct Left<'a> {
     entries: Entries<'a>,
@@ -142,15 +142,15 @@ impl Drop for Left<'_> {
     }
 }
 
-/// Why entries are not in their file.
+/// Why entries were not written.
 #[derive(Debug)]
 enum Failed {
     Malformed(Malformed),
     NotWritten(Refusal),
 }
 
-/// Appends as many entries as make a part, and waits until they are written. Says
-/// whether there may be more.
+/// Appends the next part of the entries and waits until it is written. Returns whether
+/// more may follow.
 async fn append(
     journal: &Journal,
     to: &Destination,
@@ -175,20 +175,20 @@ async fn append(
     }
 }
 
-/// What is rendered of a message at once.
+/// A part of a message, rendered at once.
 struct Part<'s> {
     histogram: &'s Histogram,
     sender: &'s Identifier,
     format: Format,
     observations: Observations,
     skipped: [u64; 2],
-    /// Whether no entry is left behind it.
+    /// Whether it is the last part.
     is_last: bool,
-    /// Why the list of entries breaks off.
+    /// Why the list of entries ends early.
     malformed: Option<Malformed>,
 }
 
-/// A part without any line.
+/// A part without lines.
 struct Empty;
 
 impl<'s> Part<'s> {
@@ -197,7 +197,7 @@ impl<'s> Part<'s> {
         Self { histogram, sender, format, observations, skipped, is_last: false, malformed: None }
     }
 
-    /// Renders entries while they fit, and returns how many lines they are.
+    /// Renders entries while they fit, and returns the number of lines.
     fn render(&mut self, entries: &mut Entries, out: &mut Vec<u8>) -> Result<u64, Empty> {
         let end = out.len() + PART;
         let (mut entry, mut lines) = (Entry::default(), 0);
@@ -238,7 +238,7 @@ impl<'s> Part<'s> {
         }
     }
 
-    /// Makes room for the one line of a part, if it isn't too long.
+    /// Makes room for a part's only line, if it is not too long.
     fn make_room(&self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let need = bound::need(self.format, bytes, MAX_RENDERED).saturating_add(self.sender.shared());
         let fits = need <= MAX_RENDERED;
@@ -248,7 +248,7 @@ impl<'s> Part<'s> {
         fits
     }
 
-    /// Notes the end of a request.
+    /// Observes the end of a request.
     fn note(&mut self, entry: &Entry) {
         let Some(seen) = observation::Observation::of(entry) else { return };
         let mut status = Vec::new();
@@ -263,7 +263,7 @@ impl<'s> Part<'s> {
         self.histogram.note(&observation, &mut self.observations);
     }
 
-    /// Counts what was seen, when the lines are written.
+    /// Counts the part once it is written.
     fn count(&self, log: &Log) {
         log.histogram.add(&self.observations);
         for (reason, count) in self.skipped.iter().enumerate() {

@@ -8,8 +8,8 @@
 //! | [`settings`] | the validated flags |
 //! | [`authorizer`] | a message to its verdict |
 //! | [`answer`] | a verdict to a CheckResponse |
-//! | [`audit`] | question and verdict to a record |
-//! | [`service`] | all of it, as it is served |
+//! | [`audit`] | attributes and verdict to a record |
+//! | [`service`] | the service: answers, counters, records |
 
 pub mod answer;
 pub mod audit;

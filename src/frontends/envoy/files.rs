@@ -1,4 +1,4 @@
-//! Which file a sender's lines go to.
+//! Maps senders to files.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,36 +9,36 @@ use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::volume::pattern::Pattern;
 
-/// The most files that senders may name; lines of others go to a common one.
+/// Limit on files named by senders; further senders share the common file.
 const MAX_FILES: usize = 256;
 
 /// The files of `--access-log`.
 #[derive(Debug)]
 pub struct Files {
     pattern: Pattern,
-    /// Those that were named, sorted.
+    /// The named paths, sorted.
     known: Mutex<Vec<Box<[u8]>>>,
-    /// Senders whose lines go to the common file.
+    /// Senders that share the common file.
     pub overflowed: Counter,
 }
 
 impl Files {
-    /// None yet.
+    /// No files yet.
     pub fn new(pattern: Pattern) -> Self {
         Self { pattern, known: Mutex::default(), overflowed: Counter::default() }
     }
 
-    /// Whether senders have files of their own.
+    /// Whether senders have separate files.
     pub fn are_many(&self) -> bool {
         self.pattern.is_filled()
     }
 
-    /// The file of a sender: the common one where there are too many, or where the
-    /// names make up no path.
+    /// The file of a sender. It is the common file beyond the limit, and if the names
+    /// make no valid path.
     ///
     /// # Errors
     ///
-    /// The common file's path breaks a rule, which was looked at before.
+    /// The common file's path breaks a rule, which the start-up checks exclude.
     pub fn of(&self, journal: &Journal, sender: &Identifier) -> Result<Destination, Refusal> {
         let path = self.pattern.fill([sender.log_name(), sender.namespace(), sender.pod()]);
         match journal.destination(&path, None) {
@@ -63,7 +63,7 @@ impl Files {
         Ok(common)
     }
 
-    /// Remembers a path, if there is room.
+    /// Remembers a path; returns `false` beyond the limit.
     fn is_known(&self, path: Vec<u8>) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match known.binary_search_by(|other| (**other).cmp(&path)) {

@@ -1,5 +1,5 @@
-//! What both services of logs need: the journal, files, counters; and what is left
-//! of messages that were read, when the adapter stops.
+//! Shared by both log services: the journal, files, counters, and the messages still
+//! pending at shutdown.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::journal::Journal;
 use crate::metrics::{Counter, Export, Family, Page};
 use crate::once::Once;
 
-/// The most bytes that one request may become.
+/// Limit on the rendered bytes of one request.
 pub(super) const MAX_RENDERED: usize = 8 * 1024 * 1024;
 
 /// The kinds of entries, in the order of [`Log::entries`].
@@ -19,33 +19,33 @@ pub(super) const HTTP: usize = 0;
 pub(super) const TCP: usize = 1;
 pub(super) const OTLP: usize = 2;
 
-/// Why an entry has no line, in the order of [`Log::skipped`].
+/// Reasons why an entry has no line, in the order of [`Log::skipped`].
 pub(super) const MALFORMED: usize = 0;
 pub(super) const TOO_LONG: usize = 1;
 
-/// Where logs go, and what is counted of them.
+/// The destination of logs, and their counters.
 #[derive(Debug)]
 pub struct Log {
-    /// Where lines go, unless there is no volume.
+    /// For lines; `None` without a volume.
     pub(super) journal: Option<Arc<Journal>>,
-    /// What the ends of requests are added to.
+    /// For the ends of requests.
     pub(super) histogram: Arc<Histogram>,
-    /// Which file a sender's lines go to.
+    /// The files of the senders.
     pub(super) files: Files,
     /// Lines written, by kind.
     pub(super) entries: Family<3>,
     /// Entries without a line.
     pub(super) skipped: Family<2>,
-    /// Entries that were read and never written.
+    /// Entries that were received and never written.
     pub(super) dropped: Counter,
-    /// Senders of malformed messages that were logged.
-    pub(super) told: Once,
-    /// Set when messages are kept no longer. Each that is kept has a receiver.
+    /// Senders whose malformed messages were logged.
+    pub(super) logged: Once,
+    /// Set when pending messages are dropped. Each pending message has a receiver.
     over: watch::Sender<bool>,
 }
 
 impl Log {
-    /// Nothing yet.
+    /// A service without any entries yet.
     pub fn new(journal: Option<Arc<Journal>>, histogram: Arc<Histogram>, files: Files) -> Self {
         let entries = Family::new(
             "mygrpcadapter_access_log_entries_total",
@@ -59,22 +59,22 @@ impl Log {
             "reason",
             ["malformed", "too_long"],
         );
-        let (dropped, told, over) = (Counter::default(), Once::default(), watch::Sender::new(false));
-        Self { journal, histogram, files, entries, skipped, dropped, told, over }
+        let (dropped, logged, over) = (Counter::default(), Once::default(), watch::Sender::new(false));
+        Self { journal, histogram, files, entries, skipped, dropped, logged, over }
     }
 
-    /// Ends when messages are kept no longer; a message is kept as long as this is.
+    /// Signals that pending messages are dropped; a message is pending while it holds
+    /// this.
     pub(super) fn over(&self) -> watch::Receiver<bool> {
         self.over.subscribe()
     }
 
-    /// Waits until no message is kept.
+    /// Waits until no message is pending.
     pub async fn settled(&self) {
         self.over.closed().await;
     }
 
-    /// Drops the messages that are still kept. Returns how many of their entries
-    /// are in no file.
+    /// Drops the pending messages. Returns the number of their unwritten entries.
     pub async fn end(&self) -> u64 {
         self.over.send_replace(true);
         self.settled().await;

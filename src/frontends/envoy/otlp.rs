@@ -1,5 +1,5 @@
-//! OpenTelemetry's log records (`opentelemetry.proto.collector.logs.v1`): requests
-//! with the records of one or more resources, answered when these are written.
+//! OpenTelemetry's log records (`opentelemetry.proto.collector.logs.v1`). A request has
+//! the records of one or more resources, and is answered when they are written.
 
 use bytes::Bytes;
 use records::envoy::identifier::Identifier;
@@ -12,26 +12,26 @@ use crate::memory;
 use crate::message::{Late, Message, Patience};
 use crate::refusal::{Reason, Refusal};
 
-/// The most resources that one request may bring.
+/// Limit on the resources of one request.
 const MAX_RESOURCES: usize = 65_536;
-/// What the bytes of a message grow by at the most in practice.
+/// The usual upper bound of a message's growth.
 const GROWTH: usize = 4;
-/// In the answer: how many records were rejected, and why.
+/// Field of the answer: the number of rejected records, and the reason.
 const PARTIAL_SUCCESS: u8 = 0x0a;
 const REJECTED: u8 = 0x08;
 const ERROR_MESSAGE: u8 = 0x12;
 const MALFORMED_RECORDS: &[u8] = b"malformed records";
 
 impl Log {
-    /// Appends the records of a request and waits until they are written. The
-    /// answer says how many were malformed.
+    /// Appends the records of a request and waits until they are written. The answer
+    /// has the number of malformed ones.
     ///
-    /// Records for several files are appended one file after the other: where one
-    /// fails, those before it are written.
+    /// Records for several files are appended file by file; if one fails, earlier ones
+    /// are written.
     ///
     /// # Errors
     ///
-    /// The request is malformed or becomes too long; or it is not written.
+    /// The request is malformed, renders to too many bytes, or could not be written.
     pub async fn export<H>(&self, message: Message<H>) -> Result<Bytes, Refusal> {
         let Some(journal) = &self.journal else {
             return Err(Refusal::new(Reason::NoVolume, "there is no volume to write to: --volume none"));
@@ -64,13 +64,13 @@ impl Log {
                 plan.files.push(to);
                 plan.files.len() - 1
             });
-            // There are few more files than are remembered.
+            // Fits: there are few more files than remembered paths.
             plan.places.push(at as u16);
         }
         Ok(plan)
     }
 
-    /// Appends the records for one of the files.
+    /// Appends the records of one file.
     async fn append<H>(
         &self,
         journal: &Journal,
@@ -103,15 +103,15 @@ impl Log {
     }
 }
 
-/// Which file each resource of a request goes to.
+/// The file of each resource in a request.
 struct Plan {
     files: Vec<Destination>,
-    /// For each resource its file's index; empty where there is one file alone.
+    /// The index of each resource's file; empty if there is only one file.
     places: Vec<u16>,
 }
 
 impl Plan {
-    /// Appends the lines of all resources that go to one file.
+    /// Appends the lines of all resources of one file.
     fn render(
         &self,
         at: usize,

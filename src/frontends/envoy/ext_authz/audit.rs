@@ -1,4 +1,4 @@
-//! Checks to audit records: what of a question is kept. Never a token.
+//! Audit records of checks, never with a token.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::policy::Verdict;
 use crate::refusal::Reason;
 use crate::render::Format;
 
-/// Where records go.
+/// The destination of records.
 #[derive(Debug)]
 pub struct Audit {
-    /// What writes them.
+    /// The journal that writes them.
     pub journal: Arc<Journal>,
-    /// The file, and what a record looks like.
+    /// The file, and the format.
     pub to: Destination,
 }
 
 impl Audit {
-    /// Appends a record, for which nobody waits. It is counted as an error if
-    /// there is no room, or if it can't be written later.
+    /// Appends a record without waiting. Counts an error if there is no room, or if the
+    /// write fails later.
     pub fn record(&self, checked: &Checked, counters: &Counters) {
         let errors = &counters.audit_errors;
         let is_taken = self.journal.append_unacknowledged(&self.to, Arc::clone(errors), |out| {
@@ -39,7 +39,7 @@ impl Audit {
     }
 }
 
-/// Appends a record of a check that was answered now: one line.
+/// Appends one line: the record of a check answered now.
 pub fn render(out: &mut Vec<u8>, format: Format, question: &Question, verdict: Verdict) {
     Check { words: words(question, verdict), values: values(question) }.render(out, format);
 }

@@ -1,4 +1,4 @@
-//! Answers checks, and does nothing else: no counting, no records.
+//! Answers checks, without counting or recording them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::question::Question;
 use super::settings::{OnError, Settings};
 use crate::policy::{Policy, Verdict};
 
-/// Answers checks.
+/// Judges and answers checks.
 #[derive(Debug)]
 pub struct ExtAuthz {
     settings: Settings,
@@ -18,34 +18,33 @@ pub struct ExtAuthz {
     policy: Arc<Policy>,
 }
 
-/// One check that was answered.
+/// The result of one check.
 #[derive(Debug)]
 pub struct Checked<'a> {
-    /// What was asked, borrowed from the message.
+    /// The parsed request, borrowed from the message.
     pub question: Question<'a>,
-    /// What it was judged to be.
+    /// The verdict.
     pub verdict: Verdict,
-    /// The CheckResponse, ready to be sent.
+    /// The encoded CheckResponse.
     pub answer: Bytes,
 }
 
 impl ExtAuthz {
-    /// Answers by `policy`, in the way of `settings`.
+    /// Judges by `policy`, answers by `settings`.
     pub fn new(settings: Settings, policy: Arc<Policy>) -> Self {
         Self { answers: Answers::new(&settings), settings, policy }
     }
 
-    /// Answers one CheckRequest. Allocates nothing, whatever its size. An error
-    /// is a message that is none: see [`ExtAuthz::failed`].
+    /// Answers one CheckRequest, without an allocation. An error is an invalid message:
+    /// see [`ExtAuthz::failed`].
     pub fn check<'a>(&self, message: &'a [u8]) -> Result<Checked<'a>, Malformed> {
         let question = Question::read(message, &self.settings.auth_headers)?;
         let verdict = self.policy.judge(question.token, question.principal(), std::iter::empty());
         Ok(Checked { question, verdict, answer: self.answers.of(verdict) })
     }
 
-    /// What is sent where there is no verdict, because of overload, a message
-    /// that can't be read, or a deadline: a CheckResponse that denies, or
-    /// nothing where the call is to end with UNAVAILABLE.
+    /// The answer without a verdict, after overload, an invalid message, or a deadline:
+    /// a denying CheckResponse, or `None` to end the call with UNAVAILABLE.
     pub fn failed(&self) -> Option<Bytes> {
         match self.settings.on_error {
             OnError::Deny => Some(self.answers.failed()),

@@ -1,4 +1,4 @@
-//! Checks as they are served: answered, counted, recorded.
+//! The authorization service: answers, counts and records checks.
 
 use std::sync::Arc;
 
@@ -11,20 +11,20 @@ use crate::frontends::counters::Counters;
 use crate::frontends::verdicts::Asker;
 use crate::refusal::{Reason, Refusal};
 
-/// Answers checks.
+/// The authorization service.
 #[derive(Debug)]
 pub struct Service {
-    /// What answers them.
+    /// Judges and answers.
     pub authorizer: ExtAuthz,
-    /// What keeps a record of each verdict, if anything does.
+    /// Records each verdict, if configured.
     pub audit: Option<Audit>,
-    /// What is counted.
+    /// Its counters.
     pub counters: Arc<Counters>,
 }
 
 impl Service {
-    /// Answers one CheckRequest, whole or [without its
-    /// body](super::without_body). A message that is none is refused.
+    /// Answers one CheckRequest, whole or [without its body](super::without_body).
+    /// Refuses an invalid one.
     pub fn answer(&self, message: &[u8]) -> Result<Bytes, Refusal> {
         let checked = self.authorizer.check(message).map_err(malformed)?;
         self.counters.judged(Asker::Envoy, checked.verdict);
@@ -34,15 +34,14 @@ impl Service {
         Ok(checked.answer)
     }
 
-    /// What is sent where there is no verdict, which is counted: see
-    /// [`ExtAuthz::failed`].
+    /// The answer without a verdict, which is counted: see [`ExtAuthz::failed`].
     pub fn failed(&self) -> Option<Bytes> {
         self.counters.unjudged.add(1);
         self.authorizer.failed()
     }
 }
 
-/// A message that can't be read as a CheckRequest.
+/// The refusal of an invalid CheckRequest.
 pub fn malformed(malformed: Malformed) -> Refusal {
     Refusal::new(Reason::Malformed, format!("not a CheckRequest: {malformed}"))
 }

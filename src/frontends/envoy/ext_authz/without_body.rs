@@ -11,7 +11,7 @@ use super::question::field;
 
 /// Limit on the kept bytes: several times Envoy's limit on headers.
 pub const MAX_KEPT: usize = 512 * 1024;
-/// What is kept of most messages, and of few of them more.
+/// Kept bytes of most messages, and of almost all.
 const USUAL: [usize; 2] = [4 * 1024, 16 * 1024];
 /// The depth of the parsed messages: attributes, request, http.
 const MAX_DEPTH: usize = 3;
@@ -82,8 +82,7 @@ fn action(depth: usize, number: i32) -> Action {
 }
 
 impl WithoutBody {
-    /// Takes the next piece of the message. Returns how many bytes of memory are
-    /// taken so far.
+    /// Consumes the next piece of the message. Returns the bytes of memory in use.
     pub fn push(&mut self, mut piece: &[u8]) -> Result<usize, Malformed> {
         while let Some((first, rest)) = piece.split_first() {
             piece = match self.content {

@@ -100,7 +100,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
             Ok(routed) => routed,
             Err(refusal) => {
                 messages.discard();
-                return Box::pin(ready(Ok(refusal)));
+                return Box::pin(ready(Ok(*refusal)));
             }
         };
         if is_packed {
@@ -112,7 +112,8 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
             let outcome = match handler {
                 Handler::AccessLog => {
                     let stream = Stream::new(Arc::clone(&dispatcher.services.log));
-                    streams::take(messages, stream, move |refusal| dispatcher.refused(refusal, status)).await
+                    let refused = move |refusal: &Refusal| dispatcher.refused(refusal, status);
+                    Box::pin(streams::take(messages, stream, refused)).await
                 }
                 _ => {
                     let outcome = dispatcher.answer(handler, &mut messages).await;
@@ -129,14 +130,14 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
 impl Dispatcher {
     /// The service and the handler of a request, and whether its messages may be
     /// compressed; or the error response.
-    fn route(&self, head: &Parts) -> Result<(usize, Handler, bool), Response<Reply>> {
+    fn route(&self, head: &Parts) -> Result<(usize, Handler, bool), Box<Response<Reply>>> {
         if let Some(refusal) = refusal(&head.method, &head.headers) {
-            return Err(refusal);
+            return Err(Box::new(refusal));
         }
         let path = head.uri.path();
         let routed = route(path).ok_or_else(|| {
             self.log_unknown(path);
-            Status::unimplemented("no such method here").into_http()
+            Box::new(Status::unimplemented("no such method here").into_http())
         });
         let (service, handler) = routed?;
         match head.headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
@@ -144,7 +145,7 @@ impl Dispatcher {
             Some(b"gzip") if handler.unpacks() => Ok((service, handler, true)),
             Some(_) => {
                 let status = Status::unimplemented("messages compressed like this are not taken");
-                Err(refused(status, handler.unpacks()))
+                Err(Box::new(refused(status, handler.unpacks())))
             }
         }
     }
@@ -162,6 +163,7 @@ impl Dispatcher {
     async fn answer(&self, handler: Handler, messages: &mut Messages<Incoming>) -> Result<Reply, Status> {
         let Services { mixer, log, health, .. } = &*self.services;
         let most = handler.max_message();
+        // Boxed where Mixer's calls would pay for the size of the others.
         match handler {
             Handler::Check => health.check(&messages.only(most).await?.bytes).map(Reply::Message),
             Handler::Watch => {
@@ -173,10 +175,10 @@ impl Dispatcher {
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, status))
             }
             Handler::LogRecords => {
-                let answer = log.export(messages.only(most).await?).await;
+                let answer = Box::pin(log.export(messages.only(most).await?)).await;
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, exporter_status))
             }
-            Handler::ExtAuthz => self.check(messages, most).await.map(Reply::Message),
+            Handler::ExtAuthz => Box::pin(self.check(messages, most)).await.map(Reply::Message),
             // A stream, with any number of messages.
             Handler::AccessLog => Err(Status::internal("not a unary call")),
         }

@@ -1,7 +1,7 @@
-# --- behind a real Envoy ---------------------------------------------------
+# --- tests with a real Envoy ---------------------------------------------------
 
 ENVOY ?=
 
 .PHONY: envoy-test
-envoy-test: build ## the adapter behind a real Envoy from PyPI (ENVOY=--quick)
+envoy-test: build ## test the adapter behind a real Envoy from PyPI (ENVOY=--quick)
 	@./checks/envoy/check $(ENVOY) '$(BINARY)'

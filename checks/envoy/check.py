@@ -10,13 +10,13 @@ import comparison
 import faults
 import verdicts
 
-failed = 0
+passed = failed = 0
 only = [word for word in sys.argv[1:] if word.startswith("only=")]
 
 
 def check(scenario, *arguments):
     """Runs one scenario in a directory of its own: what it yields is wrong."""
-    global failed
+    global passed, failed
     if only and f"only={scenario.__name__}" not in only:
         return
     start = time.monotonic()
@@ -28,7 +28,7 @@ def check(scenario, *arguments):
             problems.append(f"{type(error).__name__}: {error}")
         if problems:
             problems[0:0] = [f"adapter: {line}" for line in last(Path(directory, "adapter.log"))]
-    failed += bool(problems)
+    passed, failed = passed + (not problems), failed + bool(problems)
     what = scenario.__name__.replace("_", " ")
     print(f"{'FAIL' if problems else 'ok  '}  {what} ({time.monotonic() - start:.0f} s)", flush=True)
     for problem in problems[:30]:
@@ -76,7 +76,7 @@ def main():
         faults.thoroughly()
     for scenario in scenarios(quick):
         check(scenario, binary)
-    print(f"{failed} failed")
+    print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 
 

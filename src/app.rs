@@ -24,7 +24,7 @@ use crate::journal::{self, Journal, Unfinished};
 use crate::metrics::{Export, Registry};
 use crate::once::Once;
 use crate::policy::{Policy, RuleFile};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::server::{self, Connections, Limits};
 use crate::shutdown::{self, Signals};
 use crate::volume::pattern::Pattern;
@@ -200,6 +200,7 @@ fn settings(args: &Args, default_file: FilePath) -> journal::Settings {
 
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
     let Bound { listener, admin, core, ext_authz, mut signals } = bound;
+    process::take_descriptors(args.max_connections);
     let health = Health::new(&SERVICES);
     let budget = Arc::new(Budget::new(args.queue_timeout, args.max_connections as usize));
     let loads = Arc::clone(&budget);

@@ -2,11 +2,30 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::logging;
 use crate::metrics::{Description, Export, Page};
 
 /// Clock ticks per second in `/proc`, on every architecture we build for.
 const TICKS: f64 = 100.0;
+
+/// Descriptors for files, ports, metrics and the log, beside those of connections.
+const OTHERS: u64 = 128;
+
+/// Takes as many descriptors as the system gives, and says if that is too few for so
+/// many connections. Where a container's soft limit is 1,024, its hard one is higher.
+pub fn take_descriptors(connections: u32) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = u64::from(connections) + OTHERS;
+    let taken = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    if current.is_some_and(|current| current < taken) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(taken), maximum });
+    }
+    if taken < wanted {
+        log::warn!("fewer descriptors than --max-connections needs limit={taken} needed={wanted}");
+    }
+}
 
 /// This process.
 #[derive(Debug)]

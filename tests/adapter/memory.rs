@@ -1,11 +1,16 @@
 //! Memory: one bound for every load, in a cgroup of that size.
 
+use std::io::Write;
+
 use mygrpcadapter::pb::logentry;
 use mygrpcadapter::pb::metric::HandleMetricRequest;
 use mygrpcadapter::pb::mygrpcadapter::config::v1::{Params, params::Format};
 use prost::Message;
+use records::render::Format as Lines;
+use rustix::process::{Resource, Rlimit};
 use tokio::task::JoinSet;
 
+use crate::access_logs::{ACCESS_LOG, Stream, entries, first, full};
 use crate::captures::recorded;
 use crate::ext_authz::served::{CHECK, asking, with_body, with_headers};
 use crate::support::cgroup::Cgroup;
@@ -20,6 +25,10 @@ const TRACESPAN: &str = "/tracespan.HandleTraceSpanService/HandleTraceSpan";
 const MIB: usize = 1 << 20;
 /// Memory that the adapter needs with default flags, under any load.
 const BOUND: usize = 28 * MIB;
+/// Memory for 500 sidecars with two busy workers each.
+const MESH: usize = 64 * MIB;
+/// Memory of an idle connection with an open stream, in KiB.
+const EACH: usize = 16;
 /// Memory that it needs for one report at a time.
 const SMALLEST: usize = 16 * MIB;
 /// Memory that it may keep after the largest load, in KiB.
@@ -210,5 +219,92 @@ async fn checks_of_any_size_on_every_stream_fit() {
         let [answered, _] = contained.load(requests, connections, streams, 2).await;
         assert!(answered > 0);
         contained.is_small_again().await;
+    }
+}
+
+/// Opens so many connections, each with a stream that has sent these messages.
+async fn streams(adapter: &Adapter, count: usize, messages: &[Vec<u8>]) -> Vec<Stream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let mut stream = Stream::open(&adapter.client().await).await;
+        messages.iter().for_each(|message| stream.send(message));
+        streams.push(stream);
+    }
+    streams
+}
+
+async fn end_all(streams: Vec<Stream>) {
+    for stream in streams {
+        assert_eq!(stream.end().await.status, OK);
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_connections_with_an_idle_stream_take_16_kib_each() {
+    descriptors(4096);
+    let adapter = Adapter::start(&["--metrics-port", "0"]).await;
+    let idle = adapter.own_memory();
+    let streams = streams(&adapter, 1000, &[first()]).await;
+    let written = || adapter.page().of("mygrpcadapter_access_log_entries_total", "kind", "http") == 1000.0;
+    until("the first messages are written", || written().then_some(())).await;
+    let each = if is_debug() { 2 * EACH } else { EACH };
+    let taken = || adapter.own_memory().saturating_sub(idle);
+    until("what they brought is given back", || (taken() <= 1000 * each).then_some(())).await;
+    let _ = writeln!(std::io::stderr(), "1,000 idle streams: {} KiB each", taken() / 1000);
+    end_all(streams).await;
+}
+
+#[tokio::test]
+async fn a_mesh_of_500_sidecars_fits() {
+    descriptors(4096);
+    for format in ["text", "json"] {
+        let Some(contained) = Contained::start(MESH, &["--format", format]).await else { return };
+        let messages: Vec<_> = [first()].into_iter().chain(std::iter::repeat_n(full(), 4)).collect();
+        end_all(streams(&contained.adapter, 1000, &messages).await).await;
+        let lines = contained.adapter.read(ACCESS_LOG).iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(lines, 1000 * crate::envoy_records::lines(&messages, Lines::Text).len());
+        contained.is_small_again().await;
+    }
+}
+
+#[tokio::test]
+async fn access_logs_on_64_streams_fit() {
+    for format in ["text", "json"] {
+        let args = ["--format", format, "--max-connections", "64"];
+        let Some(contained) = Contained::start(BOUND, &args).await else { return };
+        let long = entries(&["\u{1}".repeat(1_300_000)]);
+        let many = entries(&vec!["/".to_owned(); 100_000]);
+        for messages in [vec![full(); 100], vec![first(); 20], vec![long.clone(), many], vec![long; 2]] {
+            end_all(streams(&contained.adapter, 64, &messages).await).await;
+        }
+        contained.is_small_again().await;
+    }
+}
+
+#[tokio::test]
+async fn streams_that_begin_large_messages_and_go_no_further_fit() {
+    let Some(contained) = Contained::start(BOUND, &["--max-connections", "64"]).await else { return };
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let client = contained.adapter.client().await;
+        for _ in 0..2 {
+            let mut stream = Stream::open(&client).await;
+            // A message of 4 MiB, as much of it as the window takes.
+            stream.send_part(&[&[0, 0, 0x40, 0, 0][..], &[0; 64 * 1024]].concat());
+            open.push(stream);
+        }
+    }
+    let client = contained.adapter.client().await;
+    let report = client.unary(METRIC, &long_metric(100_000)).await.unwrap();
+    assert_eq!(report.status, OK, "{report:?}");
+    drop((open, client));
+    contained.is_small_again().await;
+}
+
+/// Lets this process have so many descriptors.
+fn descriptors(count: u64) {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < count) {
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(count), ..limit }).unwrap();
     }
 }

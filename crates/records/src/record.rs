@@ -134,8 +134,7 @@ impl<'a> Record<'a> {
     /// Ends the string map of the pairs from `start` on: sorts by key, keeps the last
     /// of equal keys.
     pub fn close_pairs(&mut self, start: usize) -> Stretch {
-        self.pairs[start..].sort_by_key(|pair| pair.0);
-        keep_last(&mut self.pairs, start, |a, b| a.0 == b.0);
+        sort_pairs(&mut self.pairs, start);
         stretch(start, self.pairs.len())
     }
 
@@ -230,7 +229,7 @@ fn word(key: &[u8]) -> u64 {
 }
 
 /// From `start` on, drops each element that equals the next one.
-pub(crate) fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(&T, &T) -> bool) {
+fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(&T, &T) -> bool) {
     let mut kept = start;
     for at in start..list.len() {
         if list.get(at + 1).is_some_and(|next| same(&list[at], next)) {
@@ -240,6 +239,14 @@ pub(crate) fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(
         kept += 1;
     }
     list.truncate(kept);
+}
+
+/// Sorts the pairs from `start` on by key, and keeps the last of equal keys. Shared by
+/// all maps of pairs: a sort takes 10 kB.
+#[inline(never)]
+pub(crate) fn sort_pairs(pairs: &mut Vec<(&[u8], &[u8])>, start: usize) {
+    pairs[start..].sort_by_key(|pair| pair.0);
+    keep_last(pairs, start, |a, b| a.0 == b.0);
 }
 
 /// Callers limit lists to far below 2^32.

@@ -33,12 +33,12 @@ impl<'a> Address<'a> {
     /// Reads a message on top of what is known.
     pub(super) fn add(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                address::SOCKET => self.of(Kind::Socket).socket(reader.bytes()?)?,
-                address::PIPE => self.of(Kind::Pipe).pipe(reader.bytes()?)?,
-                address::INTERNAL => self.of(Kind::Internal).internal(reader.bytes()?)?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.rare_field()? {
+            match field.key {
+                address::SOCKET => self.of(Kind::Socket).socket(field.bytes)?,
+                address::PIPE => self.of(Kind::Pipe).pipe(field.bytes)?,
+                address::INTERNAL => self.of(Kind::Internal).internal(field.bytes)?,
+                _ => {}
             }
         }
         Ok(())
@@ -53,14 +53,14 @@ impl<'a> Address<'a> {
 
     fn socket(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                address::SOCKET_HOST => self.host = reader.bytes()?,
+        while let Some(field) = reader.rare_field()? {
+            match field.key {
+                address::SOCKET_HOST => self.host = field.bytes,
                 address::SOCKET_PORT => {
-                    (self.port, self.name) = (reader.varint()? as u32, &[]);
+                    (self.port, self.name) = (field.number as u32, &[]);
                 }
-                address::SOCKET_NAMED_PORT => self.name = reader.bytes()?,
-                _ => reader.skip_key(key)?,
+                address::SOCKET_NAMED_PORT => self.name = field.bytes,
+                _ => {}
             }
         }
         Ok(())
@@ -76,11 +76,11 @@ impl<'a> Address<'a> {
 
     fn internal(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                address::INTERNAL_LISTENER => self.host = reader.bytes()?,
-                address::INTERNAL_ENDPOINT => self.name = reader.bytes()?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.rare_field()? {
+            match field.key {
+                address::INTERNAL_LISTENER => self.host = field.bytes,
+                address::INTERNAL_ENDPOINT => self.name = field.bytes,
+                _ => {}
             }
         }
         Ok(())

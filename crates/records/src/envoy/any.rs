@@ -23,18 +23,15 @@ enum Member<'a> {
 fn member(message: &[u8]) -> Result<Member<'_>, Malformed> {
     let mut reader = Reader::new(message);
     let mut last = Member::Null;
-    while let Some(key) = reader.key()? {
-        last = match key {
-            google::VALUE_NULL => reader.varint().map(|_| Member::Null)?,
-            google::VALUE_NUMBER => Member::Number(reader.double()?),
-            google::VALUE_STRING => Member::String(reader.bytes()?),
-            google::VALUE_BOOL => Member::Bool(reader.varint()? != 0),
-            google::VALUE_STRUCT => Member::Struct(reader.bytes()?),
-            google::VALUE_LIST => Member::List(reader.bytes()?),
-            _ => {
-                reader.skip_key(key)?;
-                last
-            }
+    while let Some(field) = reader.rare_field()? {
+        last = match field.key {
+            google::VALUE_NULL => Member::Null,
+            google::VALUE_NUMBER => Member::Number(f64::from_bits(field.number)),
+            google::VALUE_STRING => Member::String(field.bytes),
+            google::VALUE_BOOL => Member::Bool(field.number != 0),
+            google::VALUE_STRUCT => Member::Struct(field.bytes),
+            google::VALUE_LIST => Member::List(field.bytes),
+            _ => last,
         };
     }
     Ok(last)
@@ -107,11 +104,11 @@ pub(super) fn any<'a>(
 fn parts(message: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let mut reader = Reader::new(message);
     let (mut type_url, mut content) = (&[][..], &[][..]);
-    while let Some(key) = reader.key()? {
-        match key {
-            google::ANY_TYPE_URL => type_url = reader.bytes()?,
-            google::ANY_VALUE => content = reader.bytes()?,
-            _ => reader.skip_key(key)?,
+    while let Some(field) = reader.rare_field()? {
+        match field.key {
+            google::ANY_TYPE_URL => type_url = field.bytes,
+            google::ANY_VALUE => content = field.bytes,
+            _ => {}
         }
     }
     Ok((type_url, content))

@@ -4,10 +4,10 @@
 use super::address::Address;
 use super::flags::Flags;
 use super::keys::{common, connection, entry, google, metadata, request, response, tls};
-use crate::protobuf::object::{Pairs, pair};
+use crate::protobuf::object::{Pair, Pairs, pair};
 use crate::protobuf::wire::MAX_ENTRIES;
 use crate::protobuf::wire::{Malformed, Reader};
-use crate::record::{Instant, keep_last};
+use crate::record::{Instant, sort_pairs};
 
 /// Which of the two messages an entry is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Kind {
 }
 
 /// Which of an entry's maps a pair belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Map {
     /// Logged request headers.
     RequestHeaders,
@@ -35,6 +35,9 @@ pub enum Map {
     /// Metadata of filters, each a Struct.
     Metadata,
 }
+
+/// How many maps there are.
+const MAPS: usize = 6;
 
 /// The AccessLogType of the entry that ends a request, and of one without a type.
 const DOWNSTREAM_END: i32 = 6;
@@ -102,7 +105,8 @@ pub struct Entry<'a> {
     pub received_bytes: u64,
     /// Bytes of the response's body, or to the client.
     pub sent_bytes: u64,
-    pairs: Vec<(Map, &'a [u8], &'a [u8])>,
+    /// By map.
+    pairs: [Pairs<'a>; MAPS],
     /// For the objects in this entry while they are rendered.
     pub(super) nested: Pairs<'a>,
 }
@@ -116,38 +120,32 @@ impl<'a> Entry<'a> {
     /// entries. What was read until then stays.
     pub fn read(&mut self, kind: Kind, message: &'a [u8]) -> Result<(), Malformed> {
         let (mut pairs, mut nested) = (std::mem::take(&mut self.pairs), std::mem::take(&mut self.nested));
-        pairs.clear();
+        pairs.iter_mut().for_each(Pairs::clear);
         nested.clear();
         *self = Self { kind, pairs, nested, ..Self::default() };
         match kind {
             Kind::Http => self.http(message)?,
             Kind::Tcp => self.tcp(message)?,
         }
-        if self.pairs.len() > 1 {
-            self.pairs.sort_by_key(|pair| (pair.0, pair.1));
-            keep_last(&mut self.pairs, 0, |a, b| (a.0, a.1) == (b.0, b.1));
+        for pairs in self.pairs.iter_mut().filter(|pairs| pairs.len() > 1) {
+            sort_pairs(pairs, 0);
         }
         Ok(())
     }
 
     /// Whether any of its maps has a pair.
     pub fn has_pairs(&self) -> bool {
-        !self.pairs.is_empty()
+        self.pairs.iter().any(|pairs| !pairs.is_empty())
     }
 
     /// The pairs of a map: sorted by key, no key twice.
-    pub fn pairs(&self, map: Map) -> &[(Map, &'a [u8], &'a [u8])] {
-        let from = self.pairs.partition_point(|pair| pair.0 < map);
-        let of_map = self.pairs[from..].partition_point(|pair| pair.0 == map);
-        &self.pairs[from..from + of_map]
+    pub fn pairs(&self, map: Map) -> &[Pair<'a>] {
+        &self.pairs[map as usize]
     }
 
     /// What a map has for a key.
     pub fn lookup(&self, map: Map, key: &[u8]) -> Option<&'a [u8]> {
-        if !self.has_pairs() {
-            return None;
-        }
-        self.pairs(map).iter().find(|pair| pair.1 == key).map(|pair| pair.2)
+        self.pairs(map).iter().find(|pair| pair.0 == key).map(|pair| pair.1)
     }
 
     /// Whether it ends an HTTP request: the one entry of a request that counts.
@@ -165,13 +163,13 @@ impl<'a> Entry<'a> {
 
     fn http(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                entry::COMMON => self.common(reader.bytes()?)?,
-                entry::PROTOCOL => self.protocol = reader.varint()? as i32,
-                entry::REQUEST => self.request(reader.bytes()?)?,
-                entry::RESPONSE => self.response(reader.bytes()?)?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.field()? {
+            match field.key {
+                entry::COMMON => self.common(field.bytes)?,
+                entry::PROTOCOL => self.protocol = field.number as i32,
+                entry::REQUEST => self.request(field.bytes)?,
+                entry::RESPONSE => self.response(field.bytes)?,
+                _ => {}
             }
         }
         Ok(())
@@ -179,11 +177,11 @@ impl<'a> Entry<'a> {
 
     fn tcp(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                entry::COMMON => self.common(reader.bytes()?)?,
-                entry::CONNECTION => self.connection(reader.bytes()?)?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.field()? {
+            match field.key {
+                entry::COMMON => self.common(field.bytes)?,
+                entry::CONNECTION => self.connection(field.bytes)?,
+                _ => {}
             }
         }
         Ok(())
@@ -191,31 +189,31 @@ impl<'a> Entry<'a> {
 
     fn common(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                common::DOWNSTREAM_REMOTE_ADDRESS => self.downstream_remote_address.add(reader.bytes()?)?,
-                common::DOWNSTREAM_LOCAL_ADDRESS => self.downstream_local_address.add(reader.bytes()?)?,
-                common::TLS_PROPERTIES => self.tls(reader.bytes()?)?,
-                common::START_TIME => instant(&mut self.start_time, reader.bytes()?)?,
-                common::UPSTREAM_REMOTE_ADDRESS => self.upstream_remote_address.add(reader.bytes()?)?,
-                common::UPSTREAM_LOCAL_ADDRESS => self.upstream_local_address.add(reader.bytes()?)?,
-                common::UPSTREAM_CLUSTER => self.upstream_cluster = reader.bytes()?,
-                common::RESPONSE_FLAGS => self.response_flags.add(reader.bytes()?)?,
-                common::METADATA => self.metadata(reader.bytes()?)?,
+        while let Some(field) = reader.field()? {
+            match field.key {
+                common::DOWNSTREAM_REMOTE_ADDRESS => self.downstream_remote_address.add(field.bytes)?,
+                common::DOWNSTREAM_LOCAL_ADDRESS => self.downstream_local_address.add(field.bytes)?,
+                common::TLS_PROPERTIES => self.tls(field.bytes)?,
+                common::START_TIME => instant(&mut self.start_time, field.bytes)?,
+                common::UPSTREAM_REMOTE_ADDRESS => self.upstream_remote_address.add(field.bytes)?,
+                common::UPSTREAM_LOCAL_ADDRESS => self.upstream_local_address.add(field.bytes)?,
+                common::UPSTREAM_CLUSTER => self.upstream_cluster = field.bytes,
+                common::RESPONSE_FLAGS => self.response_flags.add(field.bytes)?,
+                common::METADATA => self.metadata(field.bytes)?,
                 common::UPSTREAM_TRANSPORT_FAILURE_REASON => {
-                    self.upstream_transport_failure_reason = reader.bytes()?;
+                    self.upstream_transport_failure_reason = field.bytes;
                 }
-                common::ROUTE_NAME => self.route_name = reader.bytes()?,
-                common::FILTER_STATE_OBJECTS => self.push(Map::FilterState, reader.bytes()?)?,
-                common::CUSTOM_TAGS => self.push(Map::Tags, reader.bytes()?)?,
-                common::DURATION => instant(&mut self.duration, reader.bytes()?)?,
+                common::ROUTE_NAME => self.route_name = field.bytes,
+                common::FILTER_STATE_OBJECTS => self.push(Map::FilterState, field.bytes)?,
+                common::CUSTOM_TAGS => self.push(Map::Tags, field.bytes)?,
+                common::DURATION => instant(&mut self.duration, field.bytes)?,
                 common::CONNECTION_TERMINATION_DETAILS => {
-                    self.connection_termination_details = reader.bytes()?;
+                    self.connection_termination_details = field.bytes;
                 }
-                common::STREAM_ID => self.stream_id = reader.bytes()?,
-                common::INTERMEDIATE_LOG_ENTRY => self.is_intermediate = reader.varint()? != 0,
-                common::ACCESS_LOG_TYPE => self.access_log_type = reader.varint()? as i32,
-                _ => reader.skip_key(key)?,
+                common::STREAM_ID => self.stream_id = field.bytes,
+                common::INTERMEDIATE_LOG_ENTRY => self.is_intermediate = field.number != 0,
+                common::ACCESS_LOG_TYPE => self.access_log_type = field.number as i32,
+                _ => {}
             }
         }
         Ok(())
@@ -239,18 +237,18 @@ impl<'a> Entry<'a> {
 
     fn request(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                request::METHOD => self.method = reader.varint()? as i32,
-                request::AUTHORITY => self.authority = reader.bytes()?,
-                request::PATH => self.path = reader.bytes()?,
-                request::USER_AGENT => self.user_agent = reader.bytes()?,
-                request::FORWARDED_FOR => self.forwarded_for = reader.bytes()?,
-                request::REQUEST_ID => self.request_id = reader.bytes()?,
-                request::ORIGINAL_PATH => self.original_path = reader.bytes()?,
-                request::BODY_BYTES => self.received_bytes = reader.varint()?,
-                request::HEADERS => self.push(Map::RequestHeaders, reader.bytes()?)?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.field()? {
+            match field.key {
+                request::METHOD => self.method = field.number as i32,
+                request::AUTHORITY => self.authority = field.bytes,
+                request::PATH => self.path = field.bytes,
+                request::USER_AGENT => self.user_agent = field.bytes,
+                request::FORWARDED_FOR => self.forwarded_for = field.bytes,
+                request::REQUEST_ID => self.request_id = field.bytes,
+                request::ORIGINAL_PATH => self.original_path = field.bytes,
+                request::BODY_BYTES => self.received_bytes = field.number,
+                request::HEADERS => self.push(Map::RequestHeaders, field.bytes)?,
+                _ => {}
             }
         }
         Ok(())
@@ -258,14 +256,14 @@ impl<'a> Entry<'a> {
 
     fn response(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                response::CODE => self.code(reader.bytes()?)?,
-                response::BODY_BYTES => self.sent_bytes = reader.varint()?,
-                response::HEADERS => self.push(Map::ResponseHeaders, reader.bytes()?)?,
-                response::TRAILERS => self.push(Map::ResponseTrailers, reader.bytes()?)?,
-                response::CODE_DETAILS => self.response_code_details = reader.bytes()?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.field()? {
+            match field.key {
+                response::CODE => self.code(field.bytes)?,
+                response::BODY_BYTES => self.sent_bytes = field.number,
+                response::HEADERS => self.push(Map::ResponseHeaders, field.bytes)?,
+                response::TRAILERS => self.push(Map::ResponseTrailers, field.bytes)?,
+                response::CODE_DETAILS => self.response_code_details = field.bytes,
+                _ => {}
             }
         }
         Ok(())
@@ -274,10 +272,10 @@ impl<'a> Entry<'a> {
     /// Reads a UInt32Value.
     fn code(&mut self, message: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                google::WRAPPED_NUMBER => self.response_code = reader.varint()? as u32,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.field()? {
+            match field.key {
+                google::WRAPPED_NUMBER => self.response_code = field.number as u32,
+                _ => {}
             }
         }
         Ok(())
@@ -285,22 +283,22 @@ impl<'a> Entry<'a> {
 
     fn connection(&mut self, message: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                connection::RECEIVED_BYTES => self.received_bytes = reader.varint()?,
-                connection::SENT_BYTES => self.sent_bytes = reader.varint()?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.field()? {
+            match field.key {
+                connection::RECEIVED_BYTES => self.received_bytes = field.number,
+                connection::SENT_BYTES => self.sent_bytes = field.number,
+                _ => {}
             }
         }
         Ok(())
     }
 
     fn push(&mut self, map: Map, message: &'a [u8]) -> Result<(), Malformed> {
-        if self.pairs.len() >= MAX_ENTRIES {
+        if self.pairs.iter().map(Vec::len).sum::<usize>() >= MAX_ENTRIES {
             return Err(Malformed::Entries);
         }
         let (key, value) = pair(message)?;
-        self.pairs.push((map, key, value));
+        self.pairs[map as usize].push((key, value));
         Ok(())
     }
 }
@@ -309,11 +307,11 @@ impl<'a> Entry<'a> {
 fn instant(known: &mut Option<Instant>, message: &[u8]) -> Result<(), Malformed> {
     let held = known.get_or_insert_default();
     let mut reader = Reader::new(message);
-    while let Some(key) = reader.key()? {
-        match key {
-            google::SECONDS => held.seconds = reader.varint()? as i64,
-            google::NANOS => held.nanos = reader.varint()? as i32,
-            _ => reader.skip_key(key)?,
+    while let Some(field) = reader.field()? {
+        match field.key {
+            google::SECONDS => held.seconds = field.number as i64,
+            google::NANOS => held.nanos = field.number as i32,
+            _ => {}
         }
     }
     Ok(())

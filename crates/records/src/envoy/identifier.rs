@@ -99,11 +99,11 @@ impl Identifier {
 
 fn of_identifier<'a>(names: &mut Names<'a>, message: &'a [u8]) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
-    while let Some(key) = reader.key()? {
-        match key {
-            identifier::NODE => of_node(names, reader.bytes()?)?,
-            identifier::LOG_NAME => names.log_name = reader.bytes()?,
-            _ => reader.skip_key(key)?,
+    while let Some(field) = reader.rare_field()? {
+        match field.key {
+            identifier::NODE => of_node(names, field.bytes)?,
+            identifier::LOG_NAME => names.log_name = field.bytes,
+            _ => {}
         }
     }
     Ok(())
@@ -111,11 +111,11 @@ fn of_identifier<'a>(names: &mut Names<'a>, message: &'a [u8]) -> Result<(), Mal
 
 fn of_node<'a>(names: &mut Names<'a>, message: &'a [u8]) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
-    while let Some(key) = reader.key()? {
-        match key {
-            node::ID => names.node = reader.bytes()?,
-            node::METADATA => of_metadata(names, reader.bytes()?)?,
-            _ => reader.skip_key(key)?,
+    while let Some(field) = reader.rare_field()? {
+        match field.key {
+            node::ID => names.node = field.bytes,
+            node::METADATA => of_metadata(names, field.bytes)?,
+            _ => {}
         }
     }
     Ok(())

@@ -167,7 +167,7 @@ fn members<'a>(out: &mut Vec<u8>, entry: &mut Entry<'a>, map: Map, show: Option<
     let is_peer = |key: &[u8]| map == Map::FilterState && PEERS.iter().any(|peer| peer.0 == key);
     out.push(b'{');
     let start = out.len();
-    for (_, key, value) in entry.pairs(map).iter().filter(|pair| !is_peer(pair.1)) {
+    for (key, value) in entry.pairs(map).iter().filter(|pair| !is_peer(pair.0)) {
         if out.len() > start {
             out.push(b',');
         }

@@ -112,12 +112,12 @@ pub(super) fn scope<'a>(
     for part in parts {
         is_absent = false;
         let mut reader = Reader::new(part?);
-        while let Some(key) = reader.key()? {
-            match key {
-                scope::NAME => name = reader.bytes()?,
-                scope::VERSION => version = reader.bytes()?,
-                scope::ATTRIBUTES => object::push(pairs, reader.bytes()?)?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.rare_field()? {
+            match field.key {
+                scope::NAME => name = field.bytes,
+                scope::VERSION => version = field.bytes,
+                scope::ATTRIBUTES => object::push(pairs, field.bytes)?,
+                _ => {}
             }
         }
     }

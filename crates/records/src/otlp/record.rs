@@ -33,17 +33,17 @@ impl<'a> LogRecord<'a> {
         let mut read = Self::default();
         pairs.clear();
         let mut reader = Reader::new(message);
-        while let Some(key) = reader.key()? {
-            match key {
-                record::TIME => read.time = reader.fixed64()?,
-                record::OBSERVED_TIME => read.observed_time = reader.fixed64()?,
-                record::SEVERITY_NUMBER => read.severity = reader.varint()? as i32,
-                record::SEVERITY_TEXT => read.severity_text = reader.bytes()?,
-                record::BODY => read.body = reader.bytes()?,
-                record::ATTRIBUTES => object::push(pairs, reader.bytes()?)?,
-                record::TRACE_ID => read.trace_id = reader.bytes()?,
-                record::SPAN_ID => read.span_id = reader.bytes()?,
-                _ => reader.skip_key(key)?,
+        while let Some(field) = reader.field()? {
+            match field.key {
+                record::TIME => read.time = field.number,
+                record::OBSERVED_TIME => read.observed_time = field.number,
+                record::SEVERITY_NUMBER => read.severity = field.number as i32,
+                record::SEVERITY_TEXT => read.severity_text = field.bytes,
+                record::BODY => read.body = field.bytes,
+                record::ATTRIBUTES => object::push(pairs, field.bytes)?,
+                record::TRACE_ID => read.trace_id = field.bytes,
+                record::SPAN_ID => read.span_id = field.bytes,
+                _ => {}
             }
         }
         Ok(read)

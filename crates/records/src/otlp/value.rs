@@ -34,19 +34,16 @@ pub enum Member<'a> {
 pub fn member(message: &[u8]) -> Result<Member<'_>, Malformed> {
     let mut reader = Reader::new(message);
     let mut last = Member::Absent;
-    while let Some(key) = reader.key()? {
-        last = match key {
-            value::STRING => Member::String(reader.bytes()?),
-            value::BOOL => Member::Bool(reader.varint()? != 0),
-            value::INT => Member::Int(reader.varint()? as i64),
-            value::DOUBLE => Member::Double(reader.double()?),
-            value::ARRAY => Member::Array(reader.bytes()?),
-            value::KVLIST => Member::List(reader.bytes()?),
-            value::BYTES => Member::Bytes(reader.bytes()?),
-            _ => {
-                reader.skip_key(key)?;
-                last
-            }
+    while let Some(field) = reader.rare_field()? {
+        last = match field.key {
+            value::STRING => Member::String(field.bytes),
+            value::BOOL => Member::Bool(field.number != 0),
+            value::INT => Member::Int(field.number as i64),
+            value::DOUBLE => Member::Double(f64::from_bits(field.number)),
+            value::ARRAY => Member::Array(field.bytes),
+            value::KVLIST => Member::List(field.bytes),
+            value::BYTES => Member::Bytes(field.bytes),
+            _ => last,
         };
     }
     Ok(last)

@@ -5,7 +5,7 @@
 //! and for an object with more than [`MAX_ENTRIES`] keys.
 
 use super::wire::{MAX_ENTRIES, Malformed, Reader, bytes};
-use crate::record::keep_last;
+use crate::record::sort_pairs;
 use crate::render::json;
 
 /// Limit on the nesting of objects and lists. protobuf's own parsers stop at a
@@ -30,11 +30,11 @@ const VALUE: u64 = bytes(2);
 pub fn pair(message: &[u8]) -> Result<Pair<'_>, Malformed> {
     let mut reader = Reader::new(message);
     let (mut name, mut value) = (&[][..], &[][..]);
-    while let Some(key) = reader.key()? {
-        match key {
-            KEY => name = reader.bytes()?,
-            VALUE => value = reader.bytes()?,
-            _ => reader.skip_key(key)?,
+    while let Some(field) = reader.field()? {
+        match field.key {
+            KEY => name = field.bytes,
+            VALUE => value = field.bytes,
+            _ => {}
         }
     }
     Ok((name, value))
@@ -87,8 +87,7 @@ pub fn object<'a>(
 /// Appends an object of the pairs from `start` on, sorted by key; the last of equal
 /// keys wins. The pairs stay in the buffer.
 pub fn of_pairs(out: &mut Vec<u8>, pairs: &mut Pairs, start: usize, depth: usize, show: Show) {
-    pairs[start..].sort_by_key(|pair| pair.0);
-    keep_last(pairs, start, |a, b| a.0 == b.0);
+    sort_pairs(pairs, start);
     out.push(b'{');
     for at in start..pairs.len() {
         if at > start {

@@ -67,6 +67,18 @@ pub struct Tag {
     pub wire: WireType,
 }
 
+/// A field: its key and its value. The value of a field number above 4,095, or of an
+/// unused wire type, is skipped.
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'a> {
+    /// The number and the wire type.
+    pub key: u64,
+    /// A varint, or eight bytes.
+    pub number: u64,
+    /// A length-delimited value.
+    pub bytes: &'a [u8],
+}
+
 /// The encoded tag of a varint field.
 pub const fn varint(field: i32) -> u64 {
     key(field, WireType::Varint)
@@ -147,6 +159,26 @@ impl<'a> Reader<'a> {
     #[inline(always)]
     pub fn key(&mut self) -> Result<Option<u64>, Malformed> {
         if self.rest.is_empty() { Ok(None) } else { self.varint().map(Some) }
+    }
+
+    /// The next field, or `None` at the end of the message.
+    #[inline(always)]
+    pub fn field(&mut self) -> Result<Option<Field<'a>>, Malformed> {
+        let Some(key) = self.key()? else { return Ok(None) };
+        let mut field = Field { key, number: 0, bytes: &[] };
+        match key {
+            8..=0x7fff if key & 7 == 2 => field.bytes = self.bytes()?,
+            8..=0x7fff if key & 7 == 0 => field.number = self.varint()?,
+            8..=0x7fff if key & 7 == 1 => field.number = self.fixed64()?,
+            _ => self.skip_rare(key)?,
+        }
+        Ok(Some(field))
+    }
+
+    /// The same, in less code, for messages with few fields.
+    #[inline(never)]
+    pub fn rare_field(&mut self) -> Result<Option<Field<'a>>, Malformed> {
+        self.field()
     }
 
     /// Skips the field whose encoded tag was just read.

@@ -26,6 +26,8 @@ PATHS = {
     "logentry": "/logentry.HandleLogEntryService/HandleLogEntry",
     "authorization": "/authorization.HandleAuthorizationService/HandleAuthorization",
     "ext-authz": "/envoy.service.auth.v3.Authorization/Check",
+    "als-http": "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs",
+    "otlp-logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
 }
 
 
@@ -49,10 +51,14 @@ def need(tool, package):
 class Body:
     """A request: its message, where it goes, and what it holds."""
 
-    def __init__(self, name, template, message, instances):
+    def __init__(self, name, template, message, instances, arguments=()):
+        # What the adapter is started with for it.
+        self.arguments = arguments
         self.name, self.template, self.message, self.instances = name, template, message, instances
         self.path = PATHS[template]
-        self.appends = template not in ("authorization", "ext-authz")
+        # How many records it becomes.
+        self.appends = instances if template in ("als-http", "otlp-logs") else int(
+            template not in ("authorization", "ext-authz"))
 
     def framed(self):
         """As gRPC sends it: uncompressed, its length, the message."""
@@ -88,6 +94,14 @@ def recorded(template, number):
     return Body(f"{template}-{number}", template, message, instances)
 
 
+def logs(folder, name, entries, output=None):
+    """A message of an access log, a stream of its own, or an export."""
+    message = (CAPTURES / "envoy" / folder / f"{name}.bin").read_bytes()
+    arguments = ("--format", output) if output else ()
+    name = "-".join(filter(None, (folder, name[:2], output)))
+    return Body(name, folder, message, entries, arguments)
+
+
 def check(name):
     """A check that Envoy sent."""
     message = (CAPTURES / "envoy/ext-authz" / f"{name}.bin").read_bytes()
@@ -119,6 +133,10 @@ def bodies():
         recorded("authorization", "001"),
         # Denied: the adapter has no key.
         check("01-get-istio-default-allowed"),
+        logs("als-http", "61-batch-58-entries", 41),
+        logs("als-http", "61-batch-58-entries", 41, "json"),
+        logs("otlp-logs", "16-batch-of-40", 40),
+        logs("otlp-logs", "16-batch-of-40", 40, "json"),
         # 18 values in each instance, of a metric and of a log entry.
         repeated("metric", "021", 20),
         repeated("logentry", "001", 20),
@@ -193,7 +211,7 @@ class Server:
         for file in self._files():
             data = file.read_bytes()
             size += len(data)
-            records += len(re.findall(rb"(?m)^Handle\w+ invoked with:$", data))
+            records += len(re.findall(rb'(?m)^(?:Handle\w+ invoked with:$|\[20|\{"(?:authority|time)":)', data))
         return size, records
 
     def empty(self):

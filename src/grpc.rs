@@ -106,6 +106,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
         if is_packed {
             messages.unpack();
         }
+        messages.needs_volume = SERVICES[service].needs_volume;
         let dispatcher = self.clone();
         Box::pin(async move {
             let answered = dispatcher.services.calls.begin(service);
@@ -175,7 +176,10 @@ impl Dispatcher {
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, status))
             }
             Handler::LogRecords => {
-                let answer = Box::pin(log.export(messages.only(most).await?)).await;
+                let mut message = messages.only(most).await?;
+                // The same Envoy asks for verdicts on this connection.
+                message.held.release_connection();
+                let answer = Box::pin(log.export(message)).await;
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, exporter_status))
             }
             Handler::ExtAuthz => Box::pin(self.check(messages, most)).await.map(Reply::Message),

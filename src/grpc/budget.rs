@@ -31,6 +31,10 @@ pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 pub const STREAM_WINDOW: u32 = 24 * 1024;
 /// Requests being received or waiting to be rendered.
 const MAX_REQUESTS: usize = 2048;
+/// Reserved on top for services that need no volume: requests, and bytes of small
+/// messages. Requests that wait for the volume never take these.
+const RESERVED_REQUESTS: usize = 256;
+const RESERVED_SMALL: usize = 512 * 1024;
 /// The largest message that fits in one frame.
 pub(super) const FRAME: usize = 16 * 1024 - 5;
 /// Bytes counted for a larger message while it waits: the frame with its length, and
@@ -84,6 +88,8 @@ pub struct Permit {
     budget: Arc<Budget>,
     /// The requests it counts as: one or none.
     requests: usize,
+    /// Limit on the bytes of all small messages, its own included.
+    max_small: usize,
     small: usize,
     large: Option<OwnedSemaphorePermit>,
     held: Option<Held>,
@@ -123,7 +129,8 @@ impl Budget {
         let streamed = Arc::clone(&self.streamed).acquire_many_owned(bytes).await;
         drop(waiting);
         let large = Some(streamed.map_err(|_| too_many())?);
-        Ok(Permit { budget: Arc::clone(self), requests: 0, small: 0, large, held: None, _call: call })
+        let (budget, max_small) = (Arc::clone(self), MAX_SMALL);
+        Ok(Permit { budget, requests: 0, max_small, small: 0, large, held: None, _call: call })
     }
 
     /// Whether no request is in flight.
@@ -132,13 +139,19 @@ impl Budget {
     }
 
     /// Admits a request before anything of its message is known.
-    pub fn admit(self: &Arc<Self>, connection: &Arc<Connection>) -> Result<Permit, Status> {
-        if !take(&self.requests, 1, MAX_REQUESTS) {
-            let text = format!("more than {MAX_REQUESTS} requests in flight");
+    pub fn admit(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        needs_volume: bool,
+    ) -> Result<Permit, Status> {
+        let (requests, small) = if needs_volume { (0, 0) } else { (RESERVED_REQUESTS, RESERVED_SMALL) };
+        let most = MAX_REQUESTS + requests;
+        if !take(&self.requests, 1, most) {
+            let text = format!("more than {most} requests in flight");
             return Err(Status::resource_exhausted(text));
         }
-        let (budget, call) = (Arc::clone(self), connection.begin());
-        Ok(Permit { budget, requests: 1, small: 0, large: None, held: None, _call: call })
+        let (budget, call, max_small) = (Arc::clone(self), connection.begin(), MAX_SMALL + small);
+        Ok(Permit { budget, requests: 1, max_small, small: 0, large: None, held: None, _call: call })
     }
 
     /// Returns memory to the system after a load. Ends with the runtime.
@@ -228,11 +241,16 @@ impl Permit {
     }
 
     fn take_small(&mut self, bytes: usize) -> Result<(), Status> {
-        if !take(&self.budget.small, bytes, MAX_SMALL) {
+        if !take(&self.budget.small, bytes, self.max_small) {
             return Err(too_many());
         }
         self.small += bytes;
         Ok(())
+    }
+
+    /// Excludes the message from its connection's back-pressure.
+    pub fn release_connection(&mut self) {
+        self.held = None;
     }
 
     /// Keeps the share of the connection's received messages with the permit.

@@ -70,6 +70,8 @@ pub struct Messages<B> {
     patience: Patience,
     /// Whether its messages may be compressed with gzip.
     may_be_packed: bool,
+    /// Whether the service needs the volume. Others have reserved room.
+    pub(super) needs_volume: bool,
     /// Received bytes of the next message.
     start: Bytes,
     /// Set only while a message is incomplete.
@@ -84,7 +86,7 @@ where
     /// The messages of `body`, none read yet.
     pub fn new(body: B, budget: Arc<Budget>, connection: Arc<Connection>, patience: Patience) -> Self {
         let (start, may_be_packed, alarm) = Default::default();
-        Self { body, budget, connection, patience, may_be_packed, start, alarm }
+        Self { body, budget, connection, patience, may_be_packed, needs_volume: true, start, alarm }
     }
 
     /// Admits the call as a long-lived stream.
@@ -144,7 +146,7 @@ where
     /// compressed.
     async fn first(&mut self, most: usize) -> Result<(Permit, (usize, bool)), Status> {
         // Before any bytes arrive: a call without a body counts, too.
-        let permit = self.budget.admit(&self.connection)?;
+        let permit = self.budget.admit(&self.connection, self.needs_volume)?;
         if self.start.is_empty() && !self.begins().await? {
             return Err(Status::internal("a request without a message"));
         }

@@ -4,6 +4,7 @@ use mygrpcadapter::pb::grpc::health::v1::health_check_response::ServingStatus;
 
 use super::served::{CHECK, SERVICE, TOKEN, asked, asking, authorizing};
 use super::{check, http};
+use crate::access_logs::{self, EXPORT, Stream};
 use crate::captures::recorded;
 use crate::health;
 use crate::json::objects;
@@ -191,4 +192,34 @@ async fn a_stalled_volume_delays_no_verdict() {
     for call in calls {
         call.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn logs_that_wait_on_the_same_connection_delay_no_verdict() {
+    let Some(mounted) = Mounted::ext4() else { return };
+    let adapter = mounted.adapter(&["--metrics-port", "0", "--queue-timeout", "1h"]).await;
+    // An Envoy has one connection for all that a host serves.
+    let client = adapter.client().await;
+    assert_eq!(asked(&client, &asking("abc")).await.0, 403);
+    let _frozen = Frozen::new(&mounted.namespace, mounted.path());
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = Stream::open(&client).await;
+        stream.send(&access_logs::first());
+        (0..20).for_each(|_| stream.send(&access_logs::full()));
+        streams.push(stream);
+    }
+    let export = access_logs::recorded("otlp-logs", "").remove(0);
+    let export = export.repeat(40_000 / export.len());
+    let mut exports = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let (client, export) = (client.clone(), export.clone());
+        exports.spawn(async move { client.unary(EXPORT, &export).await });
+    }
+    adapter.logged("the volume has stalled").await;
+    for _ in 0..100 {
+        assert_eq!(asked(&client, &asking("abc")).await.0, 403);
+    }
+    while exports.try_join_next().is_some() {}
+    assert!(!exports.is_empty(), "no export waits");
 }

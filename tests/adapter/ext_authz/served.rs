@@ -14,7 +14,9 @@ use crate::captures::recorded;
 use crate::support::client::{Call, framed};
 use crate::support::message::{METRIC, Shape};
 use crate::support::program::PROGRAM;
-use crate::support::{Adapter, Client, OK, Reply, Scratch, UNAVAILABLE, UNIMPLEMENTED, until};
+use crate::support::{
+    Adapter, Client, OK, RESOURCE_EXHAUSTED, Reply, Scratch, UNAVAILABLE, UNIMPLEMENTED, until,
+};
 
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
@@ -246,21 +248,25 @@ async fn a_call_that_says_it_is_compressed_is_no_check() {
     assert_eq!(call.reply().await.unwrap().status, UNIMPLEMENTED);
 }
 
-/// As many calls as may be in flight, none of which has a body yet.
-async fn calls_without_a_body(adapter: &Adapter) -> Vec<Call> {
+/// How many calls may be in flight, and how many if some need no volume.
+const REQUESTS: usize = 2048;
+const MOST: usize = REQUESTS + 256;
+
+/// So many calls, none of which has a body yet.
+async fn calls_without_a_body(adapter: &Adapter, path: &str, count: usize) -> Vec<Call> {
     let mut calls = Vec::new();
     // A connection has the fewer streams the more there are.
     for open in 2.. {
         let client = adapter.client().await;
-        for _ in 0..(1024 / open).min(2048 - calls.len()) {
-            calls.push(client.open(CHECK).await.unwrap());
+        for _ in 0..(1024 / open).min(count - calls.len()) {
+            calls.push(client.open(path).await.unwrap());
         }
-        if calls.len() == 2048 {
+        if calls.len() == count {
             break;
         }
     }
     until("all in flight", || {
-        (adapter.page().single("mygrpcadapter_requests_in_flight") == 2048.0).then_some(())
+        (adapter.page().single("mygrpcadapter_requests_in_flight") == count as f64).then_some(())
     })
     .await;
     calls
@@ -271,7 +277,7 @@ async fn when_too_much_is_in_flight_a_check_is_answered_as_the_operator_chose() 
     for (how, expected) in [("deny", OK), ("unavailable", UNAVAILABLE)] {
         let adapter = authorizing("abc\n", &["--auth-on-error", how]).await;
         let client = adapter.client().await;
-        let calls = calls_without_a_body(&adapter).await;
+        let calls = calls_without_a_body(&adapter, CHECK, MOST).await;
         let reply = client.unary(CHECK, &asking("abc")).await.unwrap();
         assert_eq!(reply.status, expected, "{}", reply.message);
         assert!(expected != OK || outcome(&reply) == is(503, "error"));
@@ -282,6 +288,17 @@ async fn when_too_much_is_in_flight_a_check_is_answered_as_the_operator_chose() 
         .await;
         assert_eq!(asked(&client, &asking("abc")).await, is(200, "key"));
     }
+}
+
+#[tokio::test]
+async fn when_too_many_reports_are_in_flight_a_check_is_answered_all_the_same() {
+    let adapter = authorizing("abc\n", &[]).await;
+    let client = adapter.client().await;
+    let _calls = calls_without_a_body(&adapter, METRIC, REQUESTS).await;
+    let report = Shape { file: "out.txt", padding: 1 }.message("n");
+    assert_eq!(client.unary(METRIC, &report).await.unwrap().status, RESOURCE_EXHAUSTED);
+    assert_eq!(asked(&client, &asking("abc")).await, is(200, "key"));
+    assert_eq!(asked(&client, &with_body(100_000).encode_to_vec()).await, is(200, "key"));
 }
 
 /// A check whose token comes behind a body of so many bytes.

@@ -132,6 +132,8 @@ async fn silent_connections_are_closed_and_make_room() {
     let silent = [connect(b""), connect(&PREFACE[..10]), connect(b"")];
     let lasting = adapter.client().await;
     assert_eq!(check(&lasting, "").await, Ok(ServingStatus::Serving));
+    // Without a call in flight it could be the one that is closed.
+    let _in_flight = lasting.open(METRIC).await.unwrap();
     // There is no slot for this one until one of the others is closed.
     let client = adapter.client().await;
     assert_eq!(client.unary(METRIC, &SHAPE.message("n")).await.unwrap(), Reply::default());

@@ -273,9 +273,8 @@ impl<'a> Entry<'a> {
     fn code(&mut self, message: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
         while let Some(field) = reader.field()? {
-            match field.key {
-                google::WRAPPED_NUMBER => self.response_code = field.number as u32,
-                _ => {}
+            if field.key == google::WRAPPED_NUMBER {
+                self.response_code = field.number as u32;
             }
         }
         Ok(())

@@ -259,7 +259,8 @@ async fn a_thousand_connections_with_an_idle_stream_take_little_each() {
 async fn a_mesh_of_500_sidecars_fits() {
     descriptors(4096);
     for format in ["text", "json"] {
-        let Some(contained) = Contained::start(MESH, &["--format", format]).await else { return };
+        let bytes = if is_debug() { 2 * MESH } else { MESH };
+        let Some(contained) = Contained::start(bytes, &["--format", format]).await else { return };
         let messages: Vec<_> = [first()].into_iter().chain(std::iter::repeat_n(full(), 4)).collect();
         end_all(streams(&contained.adapter, 1000, &messages).await).await;
         let lines = contained.adapter.read(ACCESS_LOG).iter().filter(|byte| **byte == b'\n').count();

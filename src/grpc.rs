@@ -106,7 +106,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
         if is_packed {
             messages.unpack();
         }
-        messages.needs_volume = SERVICES[service].needs_volume;
+        messages.terms = handler.terms(SERVICES[service].needs_volume);
         let dispatcher = self.clone();
         Box::pin(async move {
             let answered = dispatcher.services.calls.begin(service);

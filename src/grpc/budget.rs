@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::connection::{Call, Connection, Held};
 use crate::memory;
@@ -77,6 +77,15 @@ pub struct Budget {
     quiet: Notify,
 }
 
+/// How a call is treated when room is short.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whether it may use the reserve for services that need no volume.
+    pub reserve: bool,
+    /// The status code of its refusal.
+    pub refusal: Code,
+}
+
 /// An open stream, closed on drop.
 #[derive(Debug)]
 pub struct Stream(Arc<Budget>);
@@ -90,6 +99,8 @@ pub struct Permit {
     requests: usize,
     /// Limit on the bytes of all small messages, its own included.
     max_small: usize,
+    /// The status code for a lack of room.
+    refusal: Code,
     small: usize,
     large: Option<OwnedSemaphorePermit>,
     held: Option<Held>,
@@ -128,9 +139,10 @@ impl Budget {
         let bytes = u32::try_from(length.clamp(1, MAX_STREAMED)).unwrap_or(u32::MAX);
         let streamed = Arc::clone(&self.streamed).acquire_many_owned(bytes).await;
         drop(waiting);
-        let large = Some(streamed.map_err(|_| too_many())?);
+        let refusal = Code::ResourceExhausted;
+        let large = Some(streamed.map_err(|_| too_many(refusal))?);
         let (budget, max_small) = (Arc::clone(self), MAX_SMALL);
-        Ok(Permit { budget, requests: 0, max_small, small: 0, large, held: None, _call: call })
+        Ok(Permit { budget, requests: 0, max_small, refusal, small: 0, large, held: None, _call: call })
     }
 
     /// Whether no request is in flight.
@@ -139,19 +151,16 @@ impl Budget {
     }
 
     /// Admits a request before anything of its message is known.
-    pub fn admit(
-        self: &Arc<Self>,
-        connection: &Arc<Connection>,
-        needs_volume: bool,
-    ) -> Result<Permit, Status> {
-        let (requests, small) = if needs_volume { (0, 0) } else { (RESERVED_REQUESTS, RESERVED_SMALL) };
+    pub fn admit(self: &Arc<Self>, connection: &Arc<Connection>, terms: Terms) -> Result<Permit, Status> {
+        let (requests, small) = if terms.reserve { (RESERVED_REQUESTS, RESERVED_SMALL) } else { (0, 0) };
         let most = MAX_REQUESTS + requests;
         if !take(&self.requests, 1, most) {
             let text = format!("more than {most} requests in flight");
-            return Err(Status::resource_exhausted(text));
+            return Err(Status::new(terms.refusal, text));
         }
         let (budget, call, max_small) = (Arc::clone(self), connection.begin(), MAX_SMALL + small);
-        Ok(Permit { budget, requests: 1, max_small, small: 0, large: None, held: None, _call: call })
+        let refusal = terms.refusal;
+        Ok(Permit { budget, requests: 1, max_small, refusal, small: 0, large: None, held: None, _call: call })
     }
 
     /// Returns memory to the system after a load. Ends with the runtime.
@@ -201,16 +210,16 @@ impl Export for Budget {
 impl Permit {
     /// Reserves room for a message of this many bytes; a large one waits for it.
     pub async fn reserve(&mut self, length: usize, patience: &mut Patience) -> Result<(), Status> {
-        let is_large = length > FRAME;
+        let (is_large, refusal) = (length > FRAME, self.refusal);
         self.take_small(if is_large { WAITING } else { length })?;
         if is_large {
             let all = u32::try_from(length).unwrap_or(u32::MAX);
             let large = Arc::clone(&self.budget.large).acquire_many_owned(all);
             let large = patience.wait(large).await.map_err(|late| match late {
                 Late::Caller => late_for_caller(),
-                Late::Queue => too_many(),
+                Late::Queue => too_many(refusal),
             })?;
-            self.large = Some(large.map_err(|_| too_many())?);
+            self.large = Some(large.map_err(|_| too_many(refusal))?);
             self.budget.small.fetch_sub(std::mem::take(&mut self.small), Relaxed);
         }
         Ok(())
@@ -242,7 +251,7 @@ impl Permit {
 
     fn take_small(&mut self, bytes: usize) -> Result<(), Status> {
         if !take(&self.budget.small, bytes, self.max_small) {
-            return Err(too_many());
+            return Err(too_many(self.refusal));
         }
         self.small += bytes;
         Ok(())
@@ -285,8 +294,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn too_many() -> Status {
-    Status::resource_exhausted(
+fn too_many(refusal: Code) -> Status {
+    Status::new(
+        refusal,
         "too many bytes wait for the queue to the volume; it is slow or stalled, or callers are",
     )
 }

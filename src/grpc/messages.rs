@@ -14,9 +14,9 @@ use bytes::Bytes;
 use http_body::Body;
 use tokio::sync::watch;
 use tokio::time::Sleep;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::budget::{Budget, FRAME, MAX_MESSAGE, Permit, Stream};
+use super::budget::{Budget, FRAME, MAX_MESSAGE, Permit, Stream, Terms};
 use super::connection::Connection;
 use super::gzip;
 use crate::memory;
@@ -70,8 +70,7 @@ pub struct Messages<B> {
     patience: Patience,
     /// Whether its messages may be compressed with gzip.
     may_be_packed: bool,
-    /// Whether the service needs the volume. Others have reserved room.
-    pub(super) needs_volume: bool,
+    pub(super) terms: Terms,
     /// Received bytes of the next message.
     start: Bytes,
     /// Set only while a message is incomplete.
@@ -86,7 +85,8 @@ where
     /// The messages of `body`, none read yet.
     pub fn new(body: B, budget: Arc<Budget>, connection: Arc<Connection>, patience: Patience) -> Self {
         let (start, may_be_packed, alarm) = Default::default();
-        Self { body, budget, connection, patience, may_be_packed, needs_volume: true, start, alarm }
+        let terms = Terms { reserve: false, refusal: Code::ResourceExhausted };
+        Self { body, budget, connection, patience, may_be_packed, terms, start, alarm }
     }
 
     /// Admits the call as a long-lived stream.
@@ -146,7 +146,7 @@ where
     /// compressed.
     async fn first(&mut self, most: usize) -> Result<(Permit, (usize, bool)), Status> {
         // Before any bytes arrive: a call without a body counts, too.
-        let permit = self.budget.admit(&self.connection, self.needs_volume)?;
+        let permit = self.budget.admit(&self.connection, self.terms)?;
         if self.start.is_empty() && !self.begins().await? {
             return Err(Status::internal("a request without a message"));
         }
@@ -444,7 +444,7 @@ mod tests {
     async fn a_message_in_a_stream_is_bounded() {
         let (mut messages, connection) = messages(&[b"\0\0\0\0\x65"], true);
         let refusal = messages.next(100, &mut connection.closing()).await.unwrap_err();
-        assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(refusal.code(), Code::ResourceExhausted);
     }
 
     /// A call with one message of `length` bytes, in pieces of `step` bytes.

@@ -1,6 +1,8 @@
 //! The routes: from a request's path to the handler of its method.
 
-use super::budget::MAX_MESSAGE;
+use tonic::Code;
+
+use super::budget::{MAX_MESSAGE, Terms};
 use crate::frontends::mixer::{Method, templates};
 
 /// Size limit of a health request.
@@ -40,6 +42,14 @@ impl Handler {
             Self::Check | Self::Watch => MAX_HEALTH_MESSAGE,
             Self::Mixer(_) | Self::AccessLog | Self::LogRecords | Self::ExtAuthz => MAX_MESSAGE,
         }
+    }
+
+    /// How its calls are treated when room is short. OpenTelemetry exporters retry
+    /// only after UNAVAILABLE.
+    pub(super) fn terms(self, needs_volume: bool) -> Terms {
+        let is_export = matches!(self, Self::LogRecords);
+        let refusal = if is_export { Code::Unavailable } else { Code::ResourceExhausted };
+        Terms { reserve: !needs_volume, refusal }
     }
 
     /// Whether its messages may be compressed with gzip: SDKs and collectors do so,

@@ -3,7 +3,7 @@
 
 use rustix::process::Signal;
 
-use super::{ACCESS_LOG, Stream, entries, identifier, paths, send_all};
+use super::{ACCESS_LOG, EXPORT, Stream, entries, identifier, paths, send_all};
 use crate::support::message::{METRIC, Shape};
 use crate::support::namespace::Frozen;
 use crate::support::{Adapter, OK, RESOURCE_EXHAUSTED, Reply, UNAVAILABLE, until};
@@ -201,4 +201,24 @@ async fn access_logs_are_rotated_between_lines_and_deleted() {
             assert!(text.starts_with(['[', '{']) && text.ends_with('\n'), "{file}");
         }
     }
+}
+
+#[tokio::test]
+async fn exports_without_room_are_refused_as_exporters_retry() {
+    let adapter = Adapter::start(&["--queue-timeout", "100ms", "--metrics-port", "0"]).await;
+    let client = adapter.client().await;
+    // A message of the maximum size, of which the last bytes never come.
+    let mut large = client.open(METRIC).await.unwrap();
+    let head = [&[0][..], &(4_u32 << 20).to_be_bytes()].concat();
+    large.send([&head[..], &[0; 20_000]].concat().into(), false).unwrap();
+    let other = adapter.client().await;
+    let padding = 20_000;
+    until("the large one has all the room", || {
+        (adapter.page().single("mygrpcadapter_requests_in_flight") == 1.0).then_some(())
+    })
+    .await;
+    let report = other.unary(METRIC, &Shape { padding, ..SHAPE }.message("n")).await.unwrap();
+    assert_eq!(report.status, RESOURCE_EXHAUSTED, "{report:?}");
+    let export = other.unary(EXPORT, &vec![0; padding]).await.unwrap();
+    assert_eq!(export.status, UNAVAILABLE, "{export:?}");
 }

@@ -259,12 +259,14 @@ impl Table {
     /// The series for these labels, among existing ones and those the request would
     /// create.
     fn slot(&self, labels: &[u8], new: &mut LabelSets, max_series: usize) -> Slot {
-        match (self.labels.find(labels), new.find(labels)) {
-            (Ok(Some(number)), _) => Slot::Known(number),
-            (Ok(None), Ok(Some(number))) => Slot::New(number),
-            (Ok(None), Ok(None)) if self.series.len() + new.sets.len() < max_series => {
-                Slot::New(new.add(labels))
-            }
+        match self.labels.find(labels) {
+            Ok(Some(number)) => return Slot::Known(number),
+            Ok(None) => {}
+            Err(Collision) => return Slot::Overflow,
+        }
+        match new.find(labels) {
+            Ok(Some(number)) => Slot::New(number),
+            Ok(None) if self.series.len() + new.sets.len() < max_series => Slot::New(new.add(labels)),
             _ => Slot::Overflow,
         }
     }

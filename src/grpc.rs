@@ -39,7 +39,7 @@ use self::budget::{Budget, timeout};
 use self::calls::Calls;
 use self::connection::Connection;
 use self::health::Health;
-use self::messages::Messages;
+use self::messages::{Message, Messages};
 use self::reply::Reply;
 use self::routes::{Handler, route};
 pub use self::routes::{SERVICES, Service};
@@ -48,6 +48,7 @@ use crate::frontends::envoy::access_log::Stream;
 use crate::frontends::envoy::ext_authz;
 use crate::frontends::envoy::log::Log;
 use crate::frontends::mixer::Mixer;
+use crate::journal::PROMPT;
 use crate::message::Patience;
 use crate::once::Once;
 use crate::quoted::quoted;
@@ -176,10 +177,7 @@ impl Dispatcher {
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, status))
             }
             Handler::LogRecords => {
-                let mut message = messages.only(most).await?;
-                // The same Envoy asks for verdicts on this connection.
-                message.held.release_connection();
-                let answer = Box::pin(log.export(message)).await;
+                let answer = Box::pin(export(log, messages.only(most).await?)).await;
                 answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, exporter_status))
             }
             Handler::ExtAuthz => Box::pin(self.check(messages, most)).await.map(Reply::Message),
@@ -201,6 +199,19 @@ impl Dispatcher {
         self.services.counters.refused(refusal.reason);
         status(refusal)
     }
+}
+
+/// Answers an export. It causes back-pressure on its connection only while the volume
+/// is prompt: Envoy sends its checks on the same connection.
+async fn export(log: &Log, mut message: Message) -> Result<Bytes, Refusal> {
+    let held = message.held.take_connection().filter(|_| log.is_prompt());
+    let mut answer = std::pin::pin!(log.export(message));
+    tokio::select! {
+        biased;
+        answer = &mut answer => return answer,
+        () = tokio::time::sleep(PROMPT) => drop(held),
+    }
+    answer.await
 }
 
 /// The status of a refusal for OpenTelemetry exporters: they retry only after

@@ -54,6 +54,9 @@ use crate::volume::{FilePath, Volume};
 /// written and one being filled.
 const ROOM: u32 = 256 * 1024;
 
+/// The time in which a prompt volume takes a batch.
+pub const PROMPT: Duration = Duration::from_millis(100);
+
 /// The pause before a kept request is appended again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -150,6 +153,11 @@ impl Journal {
     /// The volume, for resolving paths.
     pub fn volume(&self) -> &Volume {
         &self.volume
+    }
+
+    /// Whether no write has taken [`PROMPT`] so far.
+    pub fn is_prompt(&self) -> bool {
+        self.queue.is_prompt(PROMPT)
     }
 
     /// Whether a request of this many encoded bytes would get room without waiting.

@@ -257,9 +257,10 @@ impl Permit {
         Ok(())
     }
 
-    /// Excludes the message from its connection's back-pressure.
-    pub fn release_connection(&mut self) {
-        self.held = None;
+    /// Takes the message's share of its connection's back-pressure, which ends when
+    /// that is dropped.
+    pub fn take_connection(&mut self) -> Option<Held> {
+        self.held.take()
     }
 
     /// Keeps the share of the connection's received messages with the permit.

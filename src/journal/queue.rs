@@ -180,6 +180,15 @@ impl Queue {
         state.queued < self.capacity && state.progress != Progress::Stalled
     }
 
+    /// Whether the writer is idle, or has been busy for less than `limit`.
+    pub(super) fn is_prompt(&self, limit: Duration) -> bool {
+        match self.lock().progress {
+            Progress::Idle => true,
+            Progress::Busy(since) => since.elapsed() < limit,
+            Progress::Stalled => false,
+        }
+    }
+
     pub(super) fn is_stalled(&self) -> bool {
         self.lock().progress == Progress::Stalled
     }

@@ -63,6 +63,11 @@ impl Log {
         Self { journal, histogram, files, entries, skipped, dropped, logged, over }
     }
 
+    /// Whether the volume, if there is one, is prompt.
+    pub fn is_prompt(&self) -> bool {
+        self.journal.as_ref().is_none_or(|journal| journal.is_prompt())
+    }
+
     /// Signals that pending messages are dropped; a message is pending while it holds
     /// this.
     pub(super) fn over(&self) -> watch::Receiver<bool> {

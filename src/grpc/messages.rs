@@ -192,8 +192,8 @@ where
         Ok(Some(Message { bytes, patience: self.patience, held: permit }))
     }
 
-    /// The length of the next message, some of which may be here, and whether it is
-    /// compressed.
+    /// The length of the next message, some of whose bytes may have arrived, and
+    /// whether it is compressed.
     async fn head(&mut self, most: usize) -> Result<(usize, bool), Status> {
         // A peer with a small window may send single bytes.
         while self.start.len() < HEAD {

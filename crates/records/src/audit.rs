@@ -1,25 +1,24 @@
-//! The record of an authorization check: one line of text, or one of JSON.
+//! The record of an authorization check: one line, in text or JSON.
 
 use crate::render::append::{append, append_plain};
 use crate::render::grammar::{Grammar, Start, agrees};
 use crate::render::{Format, go, json};
 
-/// A value that is longer is cut here and ends in `...`.
+/// Longer values are truncated to this length, followed by `...`.
 pub const MAX_VALUE: usize = 4096;
-/// The most bytes that one record takes, in either format.
+/// Upper bound of a record's length in bytes, in either format.
 pub const MAX_RECORD: usize = VALUES * (6 * MAX_VALUE + 32) + 256;
-/// How many values a record shows.
+/// The number of values in a record.
 pub const VALUES: usize = 6;
 
-/// How a line of text starts, digits shown as `0`.
+/// The start of a line of text, with `0` for each digit.
 const TEXT: &[u8] = b"0000-00-00T00:00:00.000000Z ext_authz verdict=";
-/// How a line of JSON starts.
+/// The start of a line of JSON.
 const JSON: &[u8] = b"{\"service\":\"ext_authz\",";
 
-/// A record starts with the time and the name of the service, and ends with its
-/// line.
+/// A record starts with the time and the service's name, and ends at the newline.
 pub const TEXT_GRAMMAR: Grammar = Grammar { starts: starts_text, endings: &[b"\n"] };
-/// A record starts with the name of the service, and ends with its line.
+/// A record starts with the service's name, and ends at the newline.
 pub const JSON_GRAMMAR: Grammar = Grammar { starts: starts_json, endings: &[b"\n"] };
 
 fn starts_text(line: &[u8]) -> Start {
@@ -35,19 +34,17 @@ fn starts_json(line: &[u8]) -> Start {
     if line.is_empty() { Start::No } else { agrees(line, JSON) }
 }
 
-/// What a record says of a check.
+/// The content of a record.
 #[derive(Clone, Copy, Debug)]
 pub struct Check<'a> {
-    /// `verdict`, `reason` and `kind`: names and the program's own words, which
-    /// need no escape.
+    /// `verdict`, `reason` and `kind`: names and constant values, which need no escape.
     pub words: [(&'static str, &'static str); 3],
-    /// What came with the check: names, and bytes as they came; nothing where
-    /// there was none.
+    /// Attributes of the check: names and unchecked bytes, empty if absent.
     pub values: [(&'static str, &'a [u8]); VALUES],
 }
 
 impl Check<'_> {
-    /// Appends the record of a check that was answered now.
+    /// Appends the record of a check answered now.
     ///
     /// ```text
     /// 2026-11-25T19:00:16.572947Z ext_authz verdict=deny reason=wrong_token kind=http method="GET" host="a.example" path="/b" source_principal="spiffe://d/ns/n/sa/c" destination_principal=- request_id="47c68f1c"
@@ -107,7 +104,7 @@ impl Check<'_> {
     }
 }
 
-/// What is shown of a value, and what follows it.
+/// The shown part of a value, and the text after it.
 fn cut(value: &[u8]) -> (&[u8], &'static str) {
     match value.get(..MAX_VALUE) {
         Some(shown) if shown.len() < value.len() => (shown, "..."),
@@ -115,7 +112,7 @@ fn cut(value: &[u8]) -> (&[u8], &'static str) {
     }
 }
 
-/// Once in the program, and not in each place that calls it.
+/// Not inlined, so that its code exists once.
 #[inline(never)]
 fn put(out: &mut Vec<u8>, parts: &[&str]) {
     for part in parts {

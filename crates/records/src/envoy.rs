@@ -1,17 +1,17 @@
-//! Access logs of Envoy (`envoy.service.accesslog.v3`), from the bytes of a
-//! message to the lines of a file.
+//! Renders Envoy's access logs (`envoy.service.accesslog.v3`): from encoded messages to
+//! lines of a file.
 //!
 //! | module | what flows there |
 //! |---|---|
 //! | [`message`] | a message: its identifier, and the bytes of each entry |
-//! | [`identifier`] | who sends the stream, kept as long as the stream |
+//! | [`identifier`] | the sender of a stream, kept as long as the stream |
 //! | [`entry`] | one entry, read once into a struct that borrows from the message |
-//! | [`operator`] | what Envoy's command operators say of an entry |
+//! | [`operator`] | the values of Envoy's command operators for an entry |
 //! | [`text`], [`json`] | the operators as Istio's TEXT line, or as one JSON object |
 //!
-//! Envoy puts bytes into string fields that are not UTF-8: nothing is checked.
-//! A field of another wire type than its own is passed over like an unknown one.
-//! Of two members of a oneof the last one counts.
+//! Envoy's string fields may contain invalid UTF-8; it is not checked. A known field
+//! with a wrong wire type is skipped like an unknown one. The last member of a oneof
+//! wins.
 
 pub mod address;
 pub mod any;
@@ -29,9 +29,9 @@ use crate::render::Format;
 use entry::Entry;
 use identifier::Identifier;
 
-/// Appends one entry as one line, which ends in a newline and has no other.
+/// Appends one entry as one line with a single newline, at its end.
 ///
-/// It is at most [`bound::most`](crate::render::bound::most) bytes long.
+/// Its length is at most [`bound::most`](crate::render::bound::most) bytes.
 pub fn line<'a>(out: &mut Vec<u8>, format: Format, entry: &mut Entry<'a>, identifier: &Identifier) {
     match format {
         Format::Text => text::line(out, entry),

@@ -1,10 +1,10 @@
-//! Every format that a file may hold, for whoever repairs the file or deletes it.
+//! Every format of a file, for its recovery and deletion.
 
 use crate::render::grammar::{Grammar, Start};
 use crate::{audit, envoy, otlp, render};
 
-/// The grammars of all formats. A log record of OpenTelemetry in text is a line
-/// of its sender's and has none.
+/// The grammars of all formats. OpenTelemetry's log records in text have none: their
+/// lines belong to the sender.
 pub static GRAMMARS: [&Grammar; 7] = [
     &render::text::GRAMMAR,
     &render::json::GRAMMAR,
@@ -15,8 +15,8 @@ pub static GRAMMARS: [&Grammar; 7] = [
     &audit::JSON_GRAMMAR,
 ];
 
-/// Whether a file that begins with these bytes, at least
-/// [`AHEAD`](crate::render::grammar::AHEAD) of them or all, holds records of any format.
+/// Whether a file contains records of any format. `start` is its first
+/// [`AHEAD`](crate::render::grammar::AHEAD) bytes or more, or the whole file.
 pub fn is_ours(start: &[u8]) -> bool {
     GRAMMARS.iter().any(|grammar| (grammar.starts)(start) == Start::Certain)
 }

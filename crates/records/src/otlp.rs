@@ -1,5 +1,5 @@
-//! OpenTelemetry's log records (`opentelemetry.proto.logs.v1`), from the bytes of
-//! an `ExportLogsServiceRequest` to the lines of a file.
+//! Renders OpenTelemetry's log records (`opentelemetry.proto.logs.v1`): from an encoded
+//! `ExportLogsServiceRequest` to lines of a file.
 //!
 //! | module | what flows there |
 //! |---|---|
@@ -8,9 +8,9 @@
 //! | [`value`] | an AnyValue as JSON |
 //! | [`text`], [`json`] | a record as its body, or as one JSON object |
 //!
-//! Envoy puts bytes into string fields that are not UTF-8: nothing is checked.
-//! A field of another wire type than its own is passed over like an unknown one.
-//! Of two members of a oneof the last one counts.
+//! Envoy's string fields may contain invalid UTF-8; it is not checked. A known field
+//! with a wrong wire type is skipped like an unknown one. The last member of a oneof
+//! wins.
 
 pub mod export;
 pub mod json;

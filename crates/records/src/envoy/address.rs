@@ -1,9 +1,9 @@
-//! Addresses, as Envoy writes them.
+//! Addresses in Envoy's notation.
 
 use super::keys::address;
 use crate::protobuf::wire::{Malformed, Reader};
 
-/// Which member of the oneof was sent.
+/// The member of the oneof.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Kind {
     #[default]
@@ -17,20 +17,20 @@ enum Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Address<'a> {
     kind: Kind,
-    /// A socket's host, a pipe's path, or the listener inside Envoy.
+    /// A socket's host, a pipe's path, or the name of an internal listener.
     host: &'a [u8],
-    /// A socket's port by name, or the endpoint behind the listener.
+    /// A socket's named port, or the endpoint id of an internal listener.
     name: &'a [u8],
     port: u32,
 }
 
 impl<'a> Address<'a> {
-    /// Whether none was sent.
+    /// Whether the address is absent.
     pub fn is_absent(&self) -> bool {
         self.kind == Kind::Absent
     }
 
-    /// Reads a message on top of what is known.
+    /// Merges a message into this address.
     pub(super) fn add(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
         while let Some(field) = reader.rare_field()? {
@@ -87,8 +87,8 @@ impl<'a> Address<'a> {
     }
 
     /// Appends `host:port`, `[host]:port`, a pipe's path, or
-    /// `envoy://listener/endpoint`; what `put` makes of the parts that are the
-    /// sender's.
+    /// `envoy://listener/endpoint`. `put` appends the parts that contain bytes of the
+    /// sender.
     #[inline]
     pub(super) fn show(&self, out: &mut Vec<u8>, put: impl Fn(&mut Vec<u8>, &[u8])) {
         match self.kind {

@@ -1,15 +1,15 @@
-//! `google.protobuf.Struct` and `Any` as JSON: metadata of filters, and what
-//! filters note of a peer.
+//! `google.protobuf.Struct` and `Any` as JSON, for the metadata of filters and their
+//! information about peers.
 
 use super::keys::google;
 use crate::protobuf::object::{self, Pairs};
 use crate::protobuf::wire::{Malformed, Reader};
 use crate::render::json;
 
-/// The key of a Struct that holds its pairs.
+/// The key of a Struct's pairs.
 pub(super) const FIELDS: u64 = google::STRUCT_FIELDS;
 
-/// The member of a Value that was sent last.
+/// The last member of a Value.
 #[derive(Clone, Copy, Debug)]
 enum Member<'a> {
     Null,
@@ -37,7 +37,7 @@ fn member(message: &[u8]) -> Result<Member<'_>, Malformed> {
     Ok(last)
 }
 
-/// The text of a Value that is a string.
+/// The text of a string Value; `None` for other Values.
 pub(super) fn text(message: &[u8]) -> Option<&[u8]> {
     match member(message) {
         Ok(Member::String(text)) => Some(text),
@@ -75,8 +75,8 @@ pub(super) fn fields<'a>(
     object::object(out, pairs, (message, FIELDS), depth, value)
 }
 
-/// Appends an Any: a Struct as an object, a StringValue as a string, a
-/// BytesValue as base64, anything else as its type and its bytes in base64.
+/// Appends an Any: a Struct as an object, a StringValue as a string, a BytesValue as
+/// base64, any other as its type and its bytes in base64.
 pub(super) fn any<'a>(
     out: &mut Vec<u8>,
     pairs: &mut Pairs<'a>,

@@ -1,5 +1,5 @@
-//! One entry of an access log, read in one pass into a flat struct that borrows
-//! from the message.
+//! One entry of an access log, read in one pass into a flat struct that borrows from
+//! the message.
 
 use super::address::Address;
 use super::flags::Flags;
@@ -9,7 +9,7 @@ use crate::protobuf::wire::MAX_ENTRIES;
 use crate::protobuf::wire::{Malformed, Reader};
 use crate::record::{Instant, sort_pairs};
 
-/// Which of the two messages an entry is.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// An HTTPAccessLogEntry.
@@ -19,7 +19,7 @@ pub enum Kind {
     Tcp,
 }
 
-/// Which of an entry's maps a pair belongs to.
+/// The map of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Map {
     /// Logged request headers.
@@ -30,66 +30,66 @@ pub enum Map {
     ResponseTrailers,
     /// Custom tags.
     Tags,
-    /// Objects of the filter state, each an Any.
+    /// Filter state objects, each an Any.
     FilterState,
-    /// Metadata of filters, each a Struct.
+    /// Filter metadata, each a Struct.
     Metadata,
 }
 
-/// How many maps there are.
+/// The number of maps.
 const MAPS: usize = 6;
 
-/// The AccessLogType of the entry that ends a request, and of one without a type.
+/// The AccessLogType of an entry at the end of a request, and of one without a type.
 const DOWNSTREAM_END: i32 = 6;
 const NOT_SET: i32 = 0;
 
-/// What is read of an entry. Texts are the sender's bytes; what was not sent is
-/// empty, zero or `None`. Kept and filled anew for each entry, so that a message
-/// allocates once.
+/// The content of an entry. Texts are unchecked bytes of the sender; absent fields are
+/// empty, zero or `None`. Reused for all entries, so that a message allocates only
+/// once.
 #[derive(Debug, Default)]
 pub struct Entry<'a> {
-    /// Which message it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Where the client is, as far as proxies in front say.
+    /// The client's address, as reported by proxies in front.
     pub downstream_remote_address: Address<'a>,
-    /// Where the client connected to.
+    /// The destination address of the client's connection.
     pub downstream_local_address: Address<'a>,
-    /// The name that the client asked for in its TLS handshake.
+    /// The requested server name (SNI) of the client's TLS handshake.
     pub sni: &'a [u8],
-    /// When it began.
+    /// The start time.
     pub start_time: Option<Instant>,
-    /// The host that was chosen.
+    /// The selected upstream host.
     pub upstream_remote_address: Address<'a>,
-    /// Where the connection to this host comes from.
+    /// The local address of the connection to this host.
     pub upstream_local_address: Address<'a>,
-    /// The cluster that was chosen.
+    /// The selected upstream cluster.
     pub upstream_cluster: &'a [u8],
-    /// Why Envoy answered itself, or gave up.
+    /// Reasons for a local reply or a failure.
     pub response_flags: Flags,
-    /// Why the connection to the host failed.
+    /// The reason for a failed connection to the host.
     pub upstream_transport_failure_reason: &'a [u8],
     /// The route's name.
     pub route_name: &'a [u8],
-    /// How long it took: none of an intermediate entry.
+    /// The duration; `None` for an intermediate entry.
     pub duration: Option<Instant>,
-    /// Why the connection was closed.
+    /// The reason for the termination of the connection.
     pub connection_termination_details: &'a [u8],
-    /// The request's or the connection's id: of a request the client's
+    /// The id of the request or connection. For a request it is the client's
     /// `x-request-id`, unsanitized.
     pub stream_id: &'a [u8],
     /// Whether more entries of the same request or connection follow.
     pub is_intermediate: bool,
-    /// The occasion it was written on, an AccessLogType.
+    /// The event that triggered the entry, an AccessLogType.
     pub access_log_type: i32,
-    /// HTTP's version, an HTTPVersion.
+    /// The HTTP version, an HTTPVersion.
     pub protocol: i32,
-    /// The method, a RequestMethod: zero for one that Envoy doesn't know.
+    /// The method, a RequestMethod: zero if unknown to Envoy.
     pub method: i32,
     /// The `:authority` or `host`.
     pub authority: &'a [u8],
-    /// The path with its query, as it was sent on.
+    /// The path with its query, as sent upstream.
     pub path: &'a [u8],
-    /// The path before Envoy rewrote it.
+    /// The path before Envoy's rewrite.
     pub original_path: &'a [u8],
     /// The `user-agent`.
     pub user_agent: &'a [u8],
@@ -97,27 +97,27 @@ pub struct Entry<'a> {
     pub forwarded_for: &'a [u8],
     /// The `x-request-id`, sanitized.
     pub request_id: &'a [u8],
-    /// The status.
+    /// The HTTP status.
     pub response_code: u32,
-    /// Where the response comes from, or why there is none.
+    /// The origin of the response, or the reason for its absence.
     pub response_code_details: &'a [u8],
-    /// Bytes of the request's body, or from the client.
+    /// Bytes of the request's body, or received from the client.
     pub received_bytes: u64,
-    /// Bytes of the response's body, or to the client.
+    /// Bytes of the response's body, or sent to the client.
     pub sent_bytes: u64,
-    /// By map.
+    /// Its pairs, by map.
     pairs: [Pairs<'a>; MAPS],
-    /// For the objects in this entry while they are rendered.
+    /// Scratch space for rendering nested objects.
     pub(super) nested: Pairs<'a>,
 }
 
 impl<'a> Entry<'a> {
-    /// Reads an entry in place of the one before it.
+    /// Reads an entry, replacing the previous one.
     ///
     /// # Errors
     ///
-    /// The bytes are no protobuf message, or its maps have more than 32,768
-    /// entries. What was read until then stays.
+    /// The bytes are not a protobuf message, or the entry's maps have more than 32,768
+    /// pairs. The fields up to the error are kept.
     pub fn read(&mut self, kind: Kind, message: &'a [u8]) -> Result<(), Malformed> {
         let (mut pairs, mut nested) = (std::mem::take(&mut self.pairs), std::mem::take(&mut self.nested));
         pairs.iter_mut().for_each(Pairs::clear);
@@ -133,28 +133,28 @@ impl<'a> Entry<'a> {
         Ok(())
     }
 
-    /// Whether any of its maps has a pair.
+    /// Whether any map has a pair.
     pub fn has_pairs(&self) -> bool {
         self.pairs.iter().any(|pairs| !pairs.is_empty())
     }
 
-    /// The pairs of a map: sorted by key, no key twice.
+    /// The pairs of a map, sorted by unique keys.
     pub fn pairs(&self, map: Map) -> &[Pair<'a>] {
         &self.pairs[map as usize]
     }
 
-    /// What a map has for a key.
+    /// The value for a key in a map.
     pub fn lookup(&self, map: Map, key: &[u8]) -> Option<&'a [u8]> {
         self.pairs(map).iter().find(|pair| pair.0 == key).map(|pair| pair.1)
     }
 
-    /// Whether it ends an HTTP request: the one entry of a request that counts.
-    /// Connections, what an upstream request adds, and types that are not known
-    /// don't.
+    /// Whether it is the final entry of an HTTP request, so that a request counts once.
+    /// Other entries are not: those of connections, of upstream requests, and of
+    /// unknown types.
     pub fn ends_request(&self) -> bool {
         let ends = match self.access_log_type {
             DOWNSTREAM_END => true,
-            // Of an Envoy that knows no types.
+            // Older Envoys send no type.
             NOT_SET => !self.is_intermediate,
             _ => false,
         };
@@ -302,7 +302,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Reads a Timestamp or a Duration on top of what is known.
+/// Merges a Timestamp or a Duration into `known`.
 fn instant(known: &mut Option<Instant>, message: &[u8]) -> Result<(), Malformed> {
     let held = known.get_or_insert_default();
     let mut reader = Reader::new(message);

@@ -1,23 +1,23 @@
-//! Response flags: why Envoy answered in place of the upstream, or gave up.
+//! Response flags: reasons for a local reply of Envoy, or for a failure.
 
 use crate::protobuf::wire::{Malformed, Reader, WireType};
 
-/// Envoy's short names, by field number less one.
+/// Envoy's short names, by field number minus one.
 const NAMES: [&str; 28] = [
     "LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", "UAEX", "RLSE", "DC", "URX",
     "SI", "IH", "DPE", "UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC", "OM", "DF", "DR",
 ];
-/// The last flag's field.
+/// The field number of the last flag.
 const LAST: i32 = NAMES.len() as i32;
-/// The one flag that is a message: that it is there sets it.
+/// The only flag with a message type; its presence sets the flag.
 const UNAUTHORIZED: i32 = 13;
 
-/// The set of flags of an entry: a bit for each, the lowest for field 1.
+/// The flags of an entry as bits; the lowest bit is field 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(u32);
 
 impl Flags {
-    /// Reads a message on top of what is known.
+    /// Merges a message into these flags.
     pub(super) fn add(&mut self, message: &[u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
         while let Some(tag) = reader.tag()? {
@@ -41,7 +41,7 @@ impl Flags {
         self.0 = if set { self.0 | bit } else { self.0 & !bit };
     }
 
-    /// Appends the short names with commas between them, or `-`.
+    /// Appends the short names, separated by commas, or `-`.
     pub(super) fn show(self, out: &mut Vec<u8>) {
         if self.0 == 0 {
             return out.push(b'-');

@@ -1,5 +1,5 @@
-//! Who sends a stream: the few names of an identifier that are kept. The rest of
-//! it, 61 kB of the names of Envoy's extensions, is passed over.
+//! The sender of a stream: a few names from its identifier. The rest is skipped, such
+//! as 61 kB of names of Envoy's extensions.
 
 use super::any;
 use super::keys::{identifier, node};
@@ -7,10 +7,10 @@ use crate::protobuf::object::pair;
 use crate::protobuf::wire::{Malformed, Reader};
 use crate::render::json;
 
-/// The most bytes kept of each name.
+/// Limit on the kept bytes of each name.
 pub const MAX_NAME: usize = 512;
 
-/// The names of a sender: at most 512 bytes each, 16 kB in all. What is not known is
+/// The names of a sender: at most 512 bytes each, 16 kB in all. Unknown names are
 /// empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identifier {
@@ -18,11 +18,11 @@ pub struct Identifier {
     node: Box<[u8]>,
     pod: Box<[u8]>,
     namespace: Box<[u8]>,
-    /// The members that each JSON line has of these.
+    /// These names as members of a JSON line.
     members: Box<[u8]>,
 }
 
-/// The names while they are looked for.
+/// The names, borrowed from a message.
 #[derive(Debug, Default)]
 pub(crate) struct Names<'a> {
     pub(crate) log_name: &'a [u8],
@@ -32,8 +32,7 @@ pub(crate) struct Names<'a> {
 }
 
 impl Identifier {
-    /// Reads the identifiers of a message, of which later ones add to earlier
-    /// ones.
+    /// Reads the identifiers of a message; later ones merge into earlier ones.
     pub(super) fn of_stream<'a>(
         parts: impl Iterator<Item = Result<&'a [u8], Malformed>>,
     ) -> Result<Self, Malformed> {
@@ -44,8 +43,7 @@ impl Identifier {
         Ok(Self::new(&names))
     }
 
-    /// Keeps names. A pod and a namespace that are not said are taken from the
-    /// node's id.
+    /// Copies names. A missing pod or namespace is derived from the node's id.
     pub(crate) fn new(names: &Names) -> Self {
         let (of_id, namespace_of_id) = pod_of_node(names.node);
         let pod = if names.pod.is_empty() { of_id } else { names.pod };
@@ -63,32 +61,32 @@ impl Identifier {
         Self { log_name, node, pod, namespace, members: members.into() }
     }
 
-    /// The log's name: of Istio's providers `logName`.
+    /// The log's name; for Istio's providers, `logName`.
     pub fn log_name(&self) -> &[u8] {
         &self.log_name
     }
 
-    /// The node's id: of Istio's sidecars `sidecar~IP~POD.NAMESPACE~DOMAIN`.
+    /// The node's id; for Istio's sidecars, `sidecar~IP~POD.NAMESPACE~DOMAIN`.
     pub fn node(&self) -> &[u8] {
         &self.node
     }
 
-    /// The pod that sends.
+    /// The sender's pod.
     pub fn pod(&self) -> &[u8] {
         &self.pod
     }
 
-    /// The namespace of this pod.
+    /// The pod's namespace.
     pub fn namespace(&self) -> &[u8] {
         &self.namespace
     }
 
-    /// How many bytes each JSON line has of these.
+    /// The bytes of these names in each JSON line.
     pub fn shared(&self) -> usize {
         self.members().len()
     }
 
-    /// The names as members of a JSON object, each after a comma.
+    /// The names as members of a JSON object, each preceded by a comma.
     pub(super) fn members(&self) -> &[u8] {
         match &*self.members {
             b"" => b",\"log_name\":null,\"node\":null,\"pod\":null,\"namespace\":null",
@@ -134,7 +132,8 @@ fn of_metadata<'a>(names: &mut Names<'a>, message: &'a [u8]) -> Result<(), Malfo
     Ok(())
 }
 
-/// The pod and the namespace in `TYPE~IP~POD.NAMESPACE~DOMAIN`, or nothing.
+/// The pod and the namespace from `TYPE~IP~POD.NAMESPACE~DOMAIN`; empty in any other
+/// id.
 fn pod_of_node(id: &[u8]) -> (&[u8], &[u8]) {
     let mut parts = id.split(|byte| *byte == b'~');
     let (Some(name), Some(_), None) = (parts.nth(2), parts.next(), parts.next()) else { return (&[], &[]) };

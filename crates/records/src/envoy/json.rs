@@ -1,4 +1,4 @@
-//! One JSON object per entry: Istio's names in Istio's order, then ours.
+//! One JSON object per entry: Istio's members in Istio's order, then the adapter's.
 
 use super::address::Address;
 use super::any;
@@ -10,11 +10,11 @@ use crate::render::append::{Literal, append};
 use crate::render::grammar::{Grammar, line_agrees};
 use crate::render::{go, json};
 
-/// A record starts with its first key and ends with its line.
+/// A record starts with its first key, and ends at the newline.
 pub const GRAMMAR: Grammar =
     Grammar { starts: |line| line_agrees(line, b"{\"authority\":"), endings: &[b"\n"] };
 
-/// What comes before each of Istio's members, and what it says.
+/// The text before each of Istio's members, and the operator of its value.
 static MEMBERS: [(Literal<40>, Operator); 24] = [
     (Literal::new("{\"authority\":"), Operator::Authority),
     (Literal::new(",\"bytes_received\":"), Operator::BytesReceived),
@@ -42,7 +42,7 @@ static MEMBERS: [(Literal<40>, Operator); 24] = [
     (Literal::new(",\"x_forwarded_for\":"), Operator::XForwardedFor),
 ];
 
-/// The maps that are shown whole, each an object.
+/// The maps to render whole, each as an object.
 const MAPS: [(&str, Map, Option<Show>); 6] = [
     (",\"request_headers\":", Map::RequestHeaders, None),
     (",\"response_headers\":", Map::ResponseHeaders, None),
@@ -52,17 +52,17 @@ const MAPS: [(&str, Map, Option<Show>); 6] = [
     (",\"filter_state\":", Map::FilterState, Some(any::any)),
 ];
 
-/// What filters note of the client and of the server: the key in the filter
-/// state, and the member's name. Not among the rest of the filter state.
+/// Information about the client and the server from filters: the key in the filter
+/// state, and the member's name. Excluded from the member `filter_state`.
 const PEERS: [(&[u8], &str); 2] =
     [(b"downstream_peer", ",\"source\":"), (b"upstream_peer", ",\"destination\":")];
 
-/// All of these of an entry without any.
+/// All of these members, for an entry without maps.
 const NO_MAPS: &[u8] =
     b",\"source\":null,\"destination\":null,\"request_headers\":{},\"response_headers\":{},\
     \"response_trailers\":{},\"tags\":{},\"metadata\":{},\"filter_state\":{}";
 
-/// Names of AccessLogType, by number.
+/// Names of AccessLogTypes, by number.
 const ACCESS_LOG_TYPES: [&str; 15] = [
     "NotSet",
     "TcpUpstreamConnected",
@@ -134,7 +134,8 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
 }
 
-/// Underscores are as long as spaces and escaped no more than these.
+/// Appends a reason with underscores for spaces, which changes neither its length nor
+/// its escapes.
 fn reason(out: &mut Vec<u8>, text: &[u8]) {
     let start = out.len();
     json::string_or_null(out, text);
@@ -145,7 +146,7 @@ fn reason(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// The parts that are the sender's are strings without their quotes.
+/// Appends an address as a string; the sender's parts are escaped.
 fn address(out: &mut Vec<u8>, address: &Address) {
     if address.is_absent() {
         return out.extend_from_slice(b"null");
@@ -153,7 +154,7 @@ fn address(out: &mut Vec<u8>, address: &Address) {
     quoted(out, |out| address.show(out, json::within_string));
 }
 
-/// The name, or the number of one that is not known.
+/// Appends the name, or the number of an unknown type.
 fn access_log_type(out: &mut Vec<u8>, number: i32) {
     match operator::named(&ACCESS_LOG_TYPES, number) {
         "" => go::int(out, number.into()),
@@ -161,7 +162,7 @@ fn access_log_type(out: &mut Vec<u8>, number: i32) {
     }
 }
 
-/// Appends an object of a map's pairs: strings, or what `show` makes of them.
+/// Appends the pairs of a map as an object: strings, or the output of `show`.
 fn members<'a>(out: &mut Vec<u8>, entry: &mut Entry<'a>, map: Map, show: Option<Show>) {
     let mut nested = std::mem::take(&mut entry.nested);
     let is_peer = |key: &[u8]| map == Map::FilterState && PEERS.iter().any(|peer| peer.0 == key);
@@ -182,8 +183,8 @@ fn members<'a>(out: &mut Vec<u8>, entry: &mut Entry<'a>, map: Map, show: Option<
     entry.nested = nested;
 }
 
-/// Of a request with a logged `traceparent` (W3C) or `x-b3-traceid` header: the
-/// entry itself has none.
+/// The trace id from the logged header `traceparent` (W3C) or `x-b3-traceid`. Entries
+/// have no field for it.
 fn trace_id<'a>(entry: &Entry<'a>) -> &'a [u8] {
     let header = |name: &[u8]| entry.lookup(Map::RequestHeaders, name);
     let of_parent = |parent: &'a [u8]| parent.split(|byte| *byte == b'-').nth(1).filter(|id| id.len() == 32);

@@ -1,6 +1,6 @@
-//! The keys of fields, number and wire type as they stand on the wire, of
+//! The encoded tags of the fields that are read: of
 //! `envoy/service/accesslog/v3/als.proto`, `envoy/data/accesslog/v3/accesslog.proto`
-//! and the messages in them: those that are read.
+//! and their messages.
 
 pub(super) mod stream {
     use crate::protobuf::wire::bytes;
@@ -8,7 +8,7 @@ pub(super) mod stream {
     pub(crate) const IDENTIFIER: u64 = bytes(1);
     pub(crate) const HTTP_LOGS: u64 = bytes(2);
     pub(crate) const TCP_LOGS: u64 = bytes(3);
-    /// In HTTPAccessLogEntries and TCPAccessLogEntries alike.
+    /// In HTTPAccessLogEntries and TCPAccessLogEntries.
     pub(crate) const LOG_ENTRY: u64 = bytes(1);
 }
 
@@ -31,9 +31,9 @@ pub(super) mod entry {
     use crate::protobuf::wire::{bytes, varint};
 
     pub(crate) const COMMON: u64 = bytes(1);
-    /// ConnectionProperties, of a TCP entry.
+    /// ConnectionProperties, in a TCP entry.
     pub(crate) const CONNECTION: u64 = bytes(2);
-    /// The protocol's version, of an HTTP entry.
+    /// The HTTP version, in an HTTP entry.
     pub(crate) const PROTOCOL: u64 = varint(2);
     pub(crate) const REQUEST: u64 = bytes(3);
     pub(crate) const RESPONSE: u64 = bytes(4);
@@ -139,11 +139,11 @@ pub(super) mod google {
     pub(crate) const VALUE_STRUCT: u64 = bytes(5);
     pub(crate) const VALUE_LIST: u64 = bytes(6);
     pub(crate) const LIST_VALUES: u64 = bytes(1);
-    /// Of UInt32Value.
+    /// In UInt32Value.
     pub(crate) const WRAPPED_NUMBER: u64 = varint(1);
-    /// Of Timestamp and Duration.
+    /// In Timestamp and Duration.
     pub(crate) const SECONDS: u64 = varint(1);
     pub(crate) const NANOS: u64 = varint(2);
-    /// Of StringValue and BytesValue.
+    /// In StringValue and BytesValue.
     pub(crate) const WRAPPED: u64 = bytes(1);
 }

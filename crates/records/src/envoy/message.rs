@@ -5,25 +5,24 @@ use super::identifier::Identifier;
 use super::keys::stream;
 use crate::protobuf::wire::{Malformed, Reader};
 
-/// One message of a stream, of which only the outermost fields have been looked
-/// at.
+/// One message of a stream, with only its top-level fields parsed.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     whole: Reader<'a>,
-    /// From the first list of entries that counts on, and what it holds.
+    /// The entries' kind, and a reader from their first list on.
     entries: Option<(Kind, Reader<'a>)>,
     identified: bool,
 }
 
 impl<'a> Message<'a> {
-    /// Looks at the outermost fields.
+    /// Reads the top-level fields.
     ///
-    /// Entries of both kinds are members of one oneof: the last one counts, with
-    /// what came of the same kind right before it.
+    /// Lists of both kinds are members of one oneof. The last list wins, merged with
+    /// those of the same kind directly before it.
     ///
     /// # Errors
     ///
-    /// The bytes are no protobuf message.
+    /// The bytes are not a protobuf message.
     pub fn read(message: &'a [u8]) -> Result<Self, Malformed> {
         let whole = Reader::new(message);
         let (mut reader, mut entries, mut identified) = (whole, None, false);
@@ -41,23 +40,23 @@ impl<'a> Message<'a> {
         Ok(Self { whole, entries, identified })
     }
 
-    /// Whether it says who sends the stream: the first message of each stream
+    /// Whether it has the sender's identifier, as the first message of each stream
     /// does.
     pub fn is_identified(&self) -> bool {
         self.identified
     }
 
-    /// Who sends the stream.
+    /// The sender of the stream.
     ///
     /// # Errors
     ///
-    /// The identifier is no protobuf message.
+    /// The identifier is not a protobuf message.
     pub fn identifier(&self) -> Result<Identifier, Malformed> {
         let mut reader = self.whole;
         Identifier::of_stream(std::iter::from_fn(|| reader.next_of(stream::IDENTIFIER).transpose()))
     }
 
-    /// The bytes of each entry, in order.
+    /// The encoded entries, in order.
     pub fn entries(&self) -> Entries<'a> {
         let (kind, groups) = self.entries.unwrap_or((Kind::Http, Reader::new(&[])));
         Entries { kind, groups, group: Reader::new(&[]) }
@@ -70,8 +69,8 @@ fn from<'a>(entries: &mut Option<(Kind, Reader<'a>)>, kind: Kind, start: Reader<
     }
 }
 
-/// What is left of a message's entries: it may be kept, and gone on with when
-/// there is room for more lines.
+/// The remaining entries of a message. It may be kept until there is room for more
+/// lines.
 #[derive(Clone, Debug)]
 pub struct Entries<'a> {
     kind: Kind,
@@ -80,7 +79,7 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Which kind all of them are.
+    /// The kind of all entries.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -101,8 +100,8 @@ impl<'a> Entries<'a> {
 }
 
 impl<'a> Iterator for Entries<'a> {
-    /// An entry's kind and bytes. After an error, which is one of the list and
-    /// not of an entry, nothing follows.
+    /// An entry's kind and bytes. An error concerns the list, not an entry, and ends
+    /// the iteration.
     type Item = Result<(Kind, &'a [u8]), Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -1,26 +1,26 @@
-//! What the entry that ends a request adds to a histogram of latency.
+//! The latency of a completed request, for a histogram.
 
 use super::entry::Entry;
 use super::operator;
 
-/// One request: labels, and how long it took.
+/// One request: labels and duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Observation<'a> {
-    /// The path before any rewriting, without the query.
+    /// The original path, without the query.
     pub path: &'a [u8],
     /// The authority.
     pub host: &'a [u8],
-    /// The method, or nothing for one that Envoy doesn't know.
+    /// The method, or empty if unknown to Envoy.
     pub method: &'static str,
-    /// The status, zero for none.
+    /// The HTTP status, or zero.
     pub status: u32,
-    /// How long it took, if the entry says so.
+    /// The duration, if present.
     pub seconds: Option<f64>,
 }
 
 impl<'a> Observation<'a> {
-    /// Of an entry that ends a request; `None` of any other, so that a request
-    /// counts once.
+    /// The observation of a request's final entry; `None` for other entries, so that a
+    /// request counts once.
     pub fn of(entry: &Entry<'a>) -> Option<Self> {
         if !entry.ends_request() {
             return None;

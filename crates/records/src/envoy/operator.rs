@@ -1,5 +1,5 @@
-//! Envoy's command operators, those of Istio's formats: what each says of an
-//! entry. How it is written is up to the format.
+//! The command operators of Istio's formats: the value of each for an entry. Formatting
+//! is up to the renderer.
 
 use super::address::Address;
 use super::entry::{Entry, Map};
@@ -36,26 +36,26 @@ pub(super) enum Operator {
     XForwardedFor,
 }
 
-/// What an operator says.
+/// The value of an operator.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Said<'e, 'a> {
-    /// A text that may hold spaces; nothing where it is empty.
+    /// A text that may contain spaces; may be empty.
     Text(&'a [u8]),
-    /// A reason, in which Envoy writes underscores for spaces.
+    /// A reason; Envoy replaces its spaces with underscores.
     Reason(&'a [u8]),
-    /// A word of ours; nothing where it is empty.
+    /// A constant word; may be empty.
     Word(&'static str),
     Number(u64),
-    /// A span in whole milliseconds.
+    /// A duration in whole milliseconds.
     Milliseconds(Option<Instant>),
-    /// A time of the years 1 to 9999.
+    /// A time in the years 1 to 9999.
     Time(Option<Instant>),
     Address(&'e Address<'a>),
     Flags(Flags),
 }
 
 impl Operator {
-    /// What it says of an entry.
+    /// The operator's value for an entry.
     #[inline(always)]
     pub(super) fn of<'e, 'a>(self, entry: &'e Entry<'a>) -> Said<'e, 'a> {
         match self {
@@ -87,7 +87,7 @@ impl Operator {
     }
 }
 
-/// The path before Envoy rewrote it.
+/// The path before Envoy's rewrite.
 pub(super) fn path<'a>(entry: &Entry<'a>) -> &'a [u8] {
     match entry.original_path {
         b"" => entry.path,
@@ -95,7 +95,7 @@ pub(super) fn path<'a>(entry: &Entry<'a>) -> &'a [u8] {
     }
 }
 
-/// The method's name, or nothing for one that is not known.
+/// The method's name, or empty if unknown.
 pub(super) fn method(entry: &Entry) -> &'static str {
     const NAMES: [&str; 10] =
         ["", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
@@ -106,12 +106,12 @@ fn protocol(entry: &Entry) -> &'static str {
     named(&["", "HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/3"], entry.protocol)
 }
 
-/// A number's name, or nothing for one that is not known.
+/// A number's name, or empty if unknown.
 pub(super) fn named(names: &[&'static str], number: i32) -> &'static str {
     usize::try_from(number).ok().and_then(|number| names.get(number)).copied().unwrap_or_default()
 }
 
-/// Sent only where the header is among those that are logged.
+/// Present only if the header is configured to be logged.
 fn upstream_service_time<'a>(entry: &Entry<'a>) -> &'a [u8] {
     entry.lookup(Map::ResponseHeaders, b"x-envoy-upstream-service-time").unwrap_or_default()
 }
@@ -121,13 +121,13 @@ pub(super) fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// A span in whole milliseconds, cut.
+/// A duration in whole milliseconds, truncated.
 pub(super) fn milliseconds(out: &mut Vec<u8>, span: Instant) {
     let whole = span.seconds.saturating_mul(1_000);
     go::int(out, whole.saturating_add(i64::from(span.nanos) / 1_000_000));
 }
 
-/// A time as `2026-11-25T18:57:55.442Z`, cut to milliseconds.
+/// A time as `2026-11-25T18:57:55.442Z`, truncated to milliseconds.
 pub(super) fn time(out: &mut Vec<u8>, time: Instant) {
     go::second(out, time.seconds);
     let millis = time.nanos as u32 / 1_000_000;

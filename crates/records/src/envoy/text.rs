@@ -1,6 +1,6 @@
-//! Istio's TEXT format, byte for byte as Envoy writes it, but that nothing in a
-//! value can end its field or its line: quotes, backslashes and control
-//! characters are escaped, and spaces where no quotes are around the field.
+//! Istio's TEXT format, identical to Envoy's output except for escapes, so that no
+//! value can end its field or its line: quotes, backslashes and control characters are
+//! escaped, and spaces in unquoted fields.
 
 use super::entry::Entry;
 use super::operator::{self, Operator, Said};
@@ -8,7 +8,7 @@ use crate::render::append::Literal;
 use crate::render::escape::{BARE, QUOTED, Table, UNDERSCORED, escaped};
 use crate::render::grammar::{Grammar, Start, agrees_by};
 
-/// What comes before each operator, the operator, and whether it is between quotes.
+/// The text before each operator, the operator, and whether it is quoted.
 static LINE: [(Literal<4>, Operator, bool); 24] = [
     (Literal::new("["), Operator::StartTime, false),
     (Literal::new("] \""), Operator::Method, true),
@@ -36,10 +36,10 @@ static LINE: [(Literal<4>, Operator, bool); 24] = [
     (Literal::new(" "), Operator::RouteName, false),
 ];
 
-/// The first bytes of a line, by whether its entry has a time: a digit for each 0.
+/// The start of a line, with and without a time; `0` stands for a digit.
 const HEADS: [&[u8]; 2] = [b"[0000-00-00T00:00:00.000Z] \"", b"[-] \""];
 
-/// A record starts with its time and ends with its line.
+/// A record starts with its time, and ends at the newline.
 pub const GRAMMAR: Grammar = Grammar { starts, endings: &[b"\n"] };
 
 fn starts(line: &[u8]) -> Start {
@@ -65,7 +65,7 @@ pub(super) fn line(out: &mut Vec<u8>, entry: &Entry) {
     out.push(b'\n');
 }
 
-/// Appends what an operator says, or nothing.
+/// Appends an operator's value, if any.
 #[inline(always)]
 fn show(out: &mut Vec<u8>, said: Said, table: &Table) {
     match said {

@@ -9,12 +9,12 @@ use crate::protobuf::object::{Pairs, pair};
 use crate::protobuf::wire::{Malformed, Reader};
 use crate::render::{Format, bound};
 
-/// Why a request's lines are not all there.
+/// Why a request was not rendered completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The bytes are no protobuf message.
+    /// The bytes are not a protobuf message.
     Malformed(Malformed),
-    /// The lines would be longer than the room for them.
+    /// The lines do not fit.
     TooLong,
 }
 
@@ -24,13 +24,12 @@ impl From<Malformed> for Refusal {
     }
 }
 
-/// How many records there were.
+/// The number of records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// All of them.
+    /// All records.
     pub records: u64,
-    /// Those without a line: they are no protobuf message, or have more than
-    /// 32,768 attributes.
+    /// Records without a line: not a protobuf message, or more than 32,768 attributes.
     pub malformed: u64,
 }
 
@@ -41,14 +40,14 @@ pub struct Export<'a> {
 }
 
 impl<'a> Export<'a> {
-    /// Of the bytes of a request.
+    /// The resources of an encoded request.
     pub fn new(message: &'a [u8]) -> Self {
         Self { reader: Reader::new(message) }
     }
 }
 
 impl<'a> Iterator for Export<'a> {
-    /// After an error nothing follows.
+    /// An error ends the iteration.
     type Item = Result<ResourceLogs<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -64,18 +63,18 @@ impl<'a> Iterator for Export<'a> {
 #[derive(Debug)]
 pub struct ResourceLogs<'a> {
     message: &'a [u8],
-    /// For the objects in a record while they are rendered.
+    /// Scratch space for rendering nested objects.
     pairs: Pairs<'a>,
 }
 
 impl<'a> ResourceLogs<'a> {
-    /// Who sends these records, by what the resource's attributes say:
-    /// `log_name` and `node_name`, which Envoy sets, and OpenTelemetry's
-    /// `k8s.pod.name` and `k8s.namespace.name`.
+    /// The sender of these records, from the resource's attributes: `log_name` and
+    /// `node_name`, which Envoy sets, and OpenTelemetry's `k8s.pod.name` and
+    /// `k8s.namespace.name`.
     ///
     /// # Errors
     ///
-    /// The resource is no protobuf message.
+    /// The resource is not a protobuf message.
     pub fn identifier(&self) -> Result<Identifier, Malformed> {
         let mut names = Names::default();
         for part in parts(self.message, resource_logs::RESOURCE) {
@@ -97,14 +96,14 @@ impl<'a> ResourceLogs<'a> {
         Ok(Identifier::new(&names))
     }
 
-    /// Appends a line for each record, all of them in at most `room` bytes.
+    /// Appends a line for each record, in total at most `room` bytes.
     ///
-    /// A record that is malformed in itself is counted and left out.
+    /// A malformed record is counted and skipped.
     ///
     /// # Errors
     ///
-    /// What is around the records is no protobuf message, or there is no room
-    /// for all lines: then `out` is what it was.
+    /// A message around the records is not a protobuf message, or the lines do not fit.
+    /// `out` is then unchanged.
     pub fn lines(&mut self, out: &mut Vec<u8>, format: Format, room: usize) -> Result<Count, Refusal> {
         let start = out.len();
         let count = self.append(out, format, start.saturating_add(room));
@@ -142,7 +141,7 @@ impl<'a> ResourceLogs<'a> {
     }
 }
 
-/// What the records of a scope share, rendered once: empty in text.
+/// The text shared by the records of a scope, rendered once; empty in text format.
 #[derive(Debug, Default)]
 struct Around {
     resource: Vec<u8>,
@@ -175,13 +174,13 @@ impl Around {
     }
 }
 
-/// The fields of a message that have this key.
+/// The contents of all fields with this key.
 fn parts(message: &[u8], key: u64) -> impl Iterator<Item = Result<&[u8], Malformed>> {
     let mut reader = Reader::new(message);
     std::iter::from_fn(move || reader.next_of(key).transpose())
 }
 
-/// Whether parts can't become too long together.
+/// Fails if the rendered parts might exceed `room` in total.
 fn all_fit<'a>(parts: impl Iterator<Item = Result<&'a [u8], Malformed>>, room: usize) -> Result<(), Refusal> {
     let mut left = room;
     for part in parts {

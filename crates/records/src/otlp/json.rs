@@ -12,16 +12,16 @@ use crate::render::{go, json};
 /// The first key of every object.
 const TIME: &[u8] = b"{\"time\":";
 
-/// A record starts with its first key and ends with its line.
+/// A record starts with its first key, and ends at the newline.
 pub const GRAMMAR: Grammar = Grammar { starts: |line| line_agrees(line, TIME), endings: &[b"\n"] };
 
-/// Longer ids are none.
+/// Longer ids are treated as absent.
 const MAX_ID: usize = 64;
 
 const NANOS: u64 = 1_000_000_000;
 
-/// Appends a record. Its attributes are all that `pairs` holds; `resource` and
-/// `scope` are rendered already.
+/// Appends a record. `pairs` contains exactly its attributes; `resource` and `scope`
+/// are already rendered.
 pub(super) fn line<'a>(
     out: &mut Vec<u8>,
     pairs: &mut Pairs<'a>,
@@ -48,7 +48,7 @@ pub(super) fn line<'a>(
     out.extend_from_slice(b"}\n");
 }
 
-/// Nanoseconds since 1970, of which all there can be are before the year 2555.
+/// Nanoseconds since 1970; 64 bits end before the year 2555.
 fn time(out: &mut Vec<u8>, nanos: u64) {
     if nanos == 0 {
         return out.extend_from_slice(b"null");
@@ -59,7 +59,7 @@ fn time(out: &mut Vec<u8>, nanos: u64) {
     out.push(b'"');
 }
 
-/// The sender's word, else the number's name, else the number.
+/// The sender's text, else the name of the number, else the number.
 fn severity(out: &mut Vec<u8>, record: &LogRecord) {
     const NAMES: [&str; 6] = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"];
     match record.severity {
@@ -85,8 +85,7 @@ fn id(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Appends the attributes of a Resource, whose parts add to each other, or
-/// `null` where there is none.
+/// Appends the attributes of a Resource, whose parts are merged, or `null` without one.
 pub(super) fn resource<'a>(
     out: &mut Vec<u8>,
     pairs: &mut Pairs<'a>,
@@ -100,8 +99,7 @@ pub(super) fn resource<'a>(
     Ok(())
 }
 
-/// Appends an InstrumentationScope, whose parts add to each other, or `null`
-/// where there is none.
+/// Appends an InstrumentationScope, whose parts are merged, or `null` without one.
 pub(super) fn scope<'a>(
     out: &mut Vec<u8>,
     pairs: &mut Pairs<'a>,

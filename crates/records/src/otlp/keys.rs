@@ -1,6 +1,5 @@
-//! The keys of fields, number and wire type as they stand on the wire, of OTLP's
-//! `logs_service.proto`, `logs.proto`, `resource.proto` and `common.proto`: those
-//! that are read.
+//! The encoded tags of the fields that are read: of OTLP's `logs_service.proto`,
+//! `logs.proto`, `resource.proto` and `common.proto`.
 
 use crate::protobuf::wire::bytes;
 
@@ -49,7 +48,7 @@ pub(super) mod record {
     pub(crate) const OBSERVED_TIME: u64 = fixed64(11);
 }
 
-/// AnyValue, and the lists in it.
+/// AnyValue and its lists.
 pub(super) mod value {
     use crate::protobuf::wire::{bytes, fixed64, varint};
 
@@ -60,6 +59,6 @@ pub(super) mod value {
     pub(crate) const ARRAY: u64 = bytes(5);
     pub(crate) const KVLIST: u64 = bytes(6);
     pub(crate) const BYTES: u64 = bytes(7);
-    /// Of ArrayValue and KeyValueList alike.
+    /// In ArrayValue and KeyValueList.
     pub(crate) const VALUES: u64 = bytes(1);
 }

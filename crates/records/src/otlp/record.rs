@@ -4,31 +4,31 @@ use super::keys::record;
 use crate::protobuf::object::{self, Pairs};
 use crate::protobuf::wire::{Malformed, Reader};
 
-/// What is read of a LogRecord. What was not sent is empty or zero.
+/// The content of a LogRecord. Absent fields are empty or zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogRecord<'a> {
-    /// When it happened, in nanoseconds since 1970.
+    /// The time of the event, in nanoseconds since 1970.
     pub time: u64,
-    /// When it was noticed, the same.
+    /// The time of its observation, in nanoseconds since 1970.
     pub observed_time: u64,
-    /// How severe it is: 1 to 24.
+    /// The severity: 1 to 24.
     pub severity: i32,
-    /// The same in the sender's words.
+    /// The severity as the sender's text.
     pub severity_text: &'a [u8],
     /// The body, an AnyValue.
     pub body: &'a [u8],
-    /// The trace: 16 bytes of a sane sender.
+    /// The trace id: 16 bytes from a valid sender.
     pub trace_id: &'a [u8],
-    /// The span in it: 8 bytes.
+    /// The span id: 8 bytes from a valid sender.
     pub span_id: &'a [u8],
 }
 
 impl<'a> LogRecord<'a> {
-    /// Reads a record, and its attributes into `pairs` in place of what these hold.
+    /// Reads a record. Its attributes replace the content of `pairs`.
     ///
     /// # Errors
     ///
-    /// The bytes are no protobuf message, or there are more than 32,768 attributes.
+    /// The bytes are not a protobuf message, or there are more than 32,768 attributes.
     pub fn read(pairs: &mut Pairs<'a>, message: &'a [u8]) -> Result<Self, Malformed> {
         let mut read = Self::default();
         pairs.clear();

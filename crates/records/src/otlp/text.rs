@@ -5,10 +5,11 @@ use super::value::{self, Member};
 use crate::protobuf::object::{self, Pairs};
 use crate::render::escape::{LINE, escaped};
 
-/// Appends a record's body, without the newline it may end in, and a newline.
+/// Appends a record's body without its trailing newline, if any, and a newline.
 ///
-/// A string is the sender's own line: only control characters but tabs are escaped in it.
-/// Any other value is JSON, bytes those in base64. Nothing is `-`.
+/// A string is the sender's own line: only control characters other than tabs are
+/// escaped. Any other value is JSON, with bytes in base64. `-` stands for an absent
+/// body.
 pub(super) fn line<'a>(out: &mut Vec<u8>, pairs: &mut Pairs<'a>, record: &LogRecord<'a>) {
     match value::member(record.body) {
         Ok(Member::Absent | Member::String(b"" | b"\n")) => out.push(b'-'),

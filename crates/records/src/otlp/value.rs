@@ -1,20 +1,20 @@
-//! An AnyValue: which member it has, and all of it as JSON.
+//! An AnyValue: its member, and its JSON.
 
 use super::keys::value;
 use crate::protobuf::object::{self, Pairs};
 use crate::protobuf::wire::{Malformed, Reader};
 use crate::render::{go, json};
 
-/// The member that was sent last.
+/// The last member of an AnyValue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Member<'a> {
-    /// None.
+    /// Without a member.
     Absent,
-    /// A string, most often UTF-8.
+    /// A string, usually UTF-8.
     String(&'a [u8]),
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     Int(i64),
     /// A floating-point number.
     Double(f64),
@@ -26,11 +26,11 @@ pub enum Member<'a> {
     Bytes(&'a [u8]),
 }
 
-/// Reads an AnyValue, not what is nested in it.
+/// Reads an AnyValue, without its nested values.
 ///
 /// # Errors
 ///
-/// The bytes are no protobuf message.
+/// The bytes are not a protobuf message.
 pub fn member(message: &[u8]) -> Result<Member<'_>, Malformed> {
     let mut reader = Reader::new(message);
     let mut last = Member::Absent;
@@ -49,7 +49,7 @@ pub fn member(message: &[u8]) -> Result<Member<'_>, Malformed> {
     Ok(last)
 }
 
-/// Appends an AnyValue as JSON: bytes in base64, what has no member `null`.
+/// Appends an AnyValue as JSON: bytes in base64, `null` without a member.
 pub(super) fn any<'a>(
     out: &mut Vec<u8>,
     pairs: &mut Pairs<'a>,

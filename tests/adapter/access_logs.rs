@@ -1,9 +1,9 @@
-//! Access logs of Envoy and log records of OpenTelemetry, through the program.
+//! Access logs of Envoy and log records of OpenTelemetry, sent to the running adapter.
 
-mod captures; // what a real Envoy sent
-mod hostile; // what no Envoy sends, and mistakes of its users
-mod life; // streams that end, connections that grow old, processes that give way
-mod pressure; // volumes that are full or stalled, and what is kept meanwhile
+mod captures; // recorded messages of a real Envoy
+mod hostile; // invalid input, and mistakes of configuration
+mod life; // ends of streams, connection age, shutdown and handover
+mod pressure; // full and stalled volumes, and pending messages
 
 use std::io;
 
@@ -17,23 +17,23 @@ pub const STREAM: &str = "/envoy.service.accesslog.v3.AccessLogService/StreamAcc
 pub const EXPORT: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 pub const ACCESS_LOG: &str = "access.log";
 
-/// The recorded messages of a case of access logs.
+/// The recorded messages of a case.
 pub fn recorded(folder: &str, name: &str) -> Vec<Vec<u8>> {
     let case = cases(folder).into_iter().find(|case| case.name.starts_with(name));
     case.expect("a recorded case").messages
 }
 
-/// The message that a stream begins with: an identifier of 61 kB and one entry.
+/// The first message of a stream: an identifier of 61 kB and one entry.
 pub fn first() -> Vec<u8> {
     recorded("als-http", "01-").remove(0)
 }
 
-/// A message as Envoy sends it under load: 41 entries in 16.6 kB.
+/// A message from an Envoy under load: 41 entries in 16.6 kB.
 pub fn full() -> Vec<u8> {
     recorded("als-http", "61-").remove(0)
 }
 
-/// A field with a length.
+/// A length-delimited field.
 pub fn field(number: u8, content: &[u8]) -> Vec<u8> {
     let mut field = vec![number << 3 | 2];
     let mut length = content.len();
@@ -46,7 +46,7 @@ pub fn field(number: u8, content: &[u8]) -> Vec<u8> {
     field
 }
 
-/// The identifier of a pod's stream.
+/// The identifier of a stream from a pod.
 pub fn identifier(log_name: &str, namespace: &str, pod: &str) -> Vec<u8> {
     let member = |name: &str, value: &str| {
         let value = field(2, &field(3, value.as_bytes()));
@@ -57,13 +57,13 @@ pub fn identifier(log_name: &str, namespace: &str, pod: &str) -> Vec<u8> {
     field(1, &[field(1, &node), field(2, log_name.as_bytes())].concat())
 }
 
-/// A message with an entry for each path, and nothing else in them.
+/// A message with one entry for each path, without any other field.
 pub fn entries(paths: &[String]) -> Vec<u8> {
     let entry = |path: &String| field(1, &field(3, &field(5, path.as_bytes())));
     field(2, &paths.iter().flat_map(entry).collect::<Vec<_>>())
 }
 
-/// The paths in a file of such entries, each line looked at.
+/// The paths in a file of such entries. Panics on any other line.
 pub fn paths(file: &[u8]) -> Vec<String> {
     let lines = std::str::from_utf8(file).unwrap().lines();
     let path = |line: &str| {
@@ -94,7 +94,7 @@ impl Stream {
         self.0.send(Bytes::copy_from_slice(part), false).unwrap();
     }
 
-    /// Ends it, and waits for the answer.
+    /// Ends the stream, and waits for the answer.
     pub async fn end(mut self) -> Reply {
         self.0.send(Bytes::new(), true).unwrap();
         self.reply().await
@@ -110,7 +110,7 @@ impl Stream {
     }
 }
 
-/// Sends messages in a stream of their own, and waits until they are taken.
+/// Sends messages in a stream on a new connection, and waits for the answer.
 pub async fn send_all(adapter: &Adapter, messages: &[Vec<u8>]) -> Reply {
     let mut stream = Stream::open(&adapter.client().await).await;
     messages.iter().for_each(|message| stream.send(message));

@@ -1,10 +1,10 @@
-//! What Envoy sends, to lines: against the lines that the same Envoy wrote itself,
-//! and against a second reading of the same bytes.
+//! Renders Envoy's messages, and compares the lines with those of the same Envoy, and
+//! with those of an independent reader.
 
-pub mod captures; // what a real Envoy sent, and what it wrote itself
-mod hostile; // what no Envoy sends
-mod properties; // what must hold for any message
-mod second; // the second reading
+pub mod captures; // recorded messages of a real Envoy, and its own lines
+mod hostile; // input that Envoy never sends
+mod properties; // properties of any message
+mod second; // the independent reader
 
 use records::envoy::entry::Entry;
 use records::envoy::identifier::Identifier;
@@ -33,7 +33,7 @@ pub fn lines(messages: &[Vec<u8>], format: Format) -> Vec<Vec<u8>> {
     lines
 }
 
-/// What a stream's messages add to the histogram: path, host, method, status, seconds.
+/// The observations of a stream's messages: path, host, method, status, seconds.
 pub fn observations(messages: &[Vec<u8>]) -> Vec<(String, String, String, u32, f64)> {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut observed = Vec::new();

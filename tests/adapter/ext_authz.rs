@@ -1,5 +1,5 @@
-//! Envoy's authorization checks: what is read of them, what is answered, what is
-//! left of them in a record.
+//! Envoy's authorization checks: the attributes read, the answers, and the audit
+//! records.
 
 mod answers;
 mod hostile;
@@ -20,7 +20,7 @@ use prost::Message;
 
 use crate::support::Scratch;
 
-/// A front end whose file of keys holds these lines.
+/// An authorizer with these lines in its keys file.
 fn authorizer(lines: &str, flags: Flags) -> ExtAuthz {
     let scratch = Scratch::new();
     let path = scratch.path().join("keys");
@@ -29,7 +29,7 @@ fn authorizer(lines: &str, flags: Flags) -> ExtAuthz {
     ExtAuthz::new(flags.check().unwrap(), Arc::new(policy))
 }
 
-/// Flags with these headers for tokens.
+/// Flags with these token headers.
 fn headers(names: &[&str]) -> Flags {
     Flags { auth_header: names.iter().map(|name| (*name).to_owned()).collect(), ..Flags::default() }
 }
@@ -40,7 +40,7 @@ fn http(pairs: &[(&str, &str)]) -> HttpRequest {
     HttpRequest { method: "GET".into(), path: "/p?q".into(), host: "h".into(), headers, ..Default::default() }
 }
 
-/// A check by a peer with this principal.
+/// A check from a peer with this principal.
 fn check(http: Option<HttpRequest>, principal: &str) -> Vec<u8> {
     let peer = |principal: &str| Some(Peer { principal: principal.into(), ..Peer::default() });
     let request = http.map(|http| Request { http: Some(http) });

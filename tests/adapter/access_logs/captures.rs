@@ -1,4 +1,4 @@
-//! Every recorded message: its lines in the file, its requests in the histogram.
+//! Every recorded message: its lines in the file, and its requests in the histogram.
 
 use records::render::Format;
 

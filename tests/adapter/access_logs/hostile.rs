@@ -1,4 +1,4 @@
-//! What no Envoy sends, and what its users get wrong.
+//! Input that Envoy never sends, and mistakes of configuration.
 
 use std::io::{Read, Write};
 
@@ -28,7 +28,8 @@ async fn a_malformed_message_ends_its_stream_and_no_other() {
     let mut other = Stream::open(&client).await;
     other.send(&entries(&named(&["/1"])));
     let entry = entries(&named(&["/kept"]));
-    // What is around entries: cut off, behind a good one, an identifier that is none.
+    // Malformed outside of entries: truncated, truncated after a valid entry, with an
+    // invalid identifier.
     let list = field(2, &[&entry[2..], b"\x0a\x7f"].concat());
     for message in [&b"\xff"[..], b"\x12\x05\x0a", &list, &field(1, b"\x0a\x05x")] {
         let mut stream = Stream::open(&client).await;
@@ -167,7 +168,7 @@ async fn an_export_is_answered_with_what_became_of_it() {
     assert_eq!(reply.status, FAILED_PRECONDITION);
 }
 
-/// A message packed with gzip, as it is sent.
+/// A message compressed with gzip, with `said` as its unpacked length.
 fn gzipped(message: &[u8], said: usize) -> Vec<u8> {
     let crc = message.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
@@ -199,7 +200,7 @@ async fn exports_may_be_packed_and_a_bomb_is_refused_before_it_is_unpacked() {
         assert_eq!(reply, Reply::default());
         expected.extend(exported(message, Format::Text, usize::MAX).unwrap().1);
     }
-    // Not packed, though it might be.
+    // Uncompressed, in a call that allows gzip.
     let mut call = client.open_with(EXPORT, GZIP).await.unwrap();
     call.send(framed(&message), true).unwrap();
     assert_eq!(call.reply().await.unwrap(), Reply::default());
@@ -210,7 +211,7 @@ async fn exports_may_be_packed_and_a_bomb_is_refused_before_it_is_unpacked() {
     let peak = adapter.peak_memory();
     for (packed, status) in [
         (gzipped(&bomb, bomb.len()), RESOURCE_EXHAUSTED),
-        // It says that it is small.
+        // The claimed length is small.
         (gzipped(&bomb, 1000), INTERNAL),
         (gzipped(&message, message.len() + 1), INTERNAL),
         (message.clone(), INTERNAL),
@@ -267,7 +268,7 @@ async fn services_that_are_not_served_are_logged_once_each() {
         ] {
             assert_eq!(client.unary(path, b"").await.unwrap().status, UNIMPLEMENTED, "{path}");
         }
-        // Of a service that is served, which says enough.
+        // An unknown method of a served service; the status is enough.
         let unknown = format!("{EXPORT}s");
         assert_eq!(client.unary(&unknown, b"").await.unwrap().status, UNIMPLEMENTED);
     }
@@ -293,7 +294,7 @@ async fn http_1_on_the_grpc_port_is_logged_once_for_each_address() {
             "POST {STREAM} HTTP/1.1\r\nhost: als.default.svc\r\ncontent-type: application/grpc\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).unwrap();
-        // It is closed, by whatever comes first.
+        // An error is fine: the connection may be reset.
         let _ = stream.read_to_end(&mut Vec::new());
     }
     adapter.logged("appProtocol: grpc").await;

@@ -1,5 +1,4 @@
-//! How streams end: with OK right after a message, and nothing is lost that was on
-//! its way.
+//! Ends of streams: with OK after a whole message. Messages in flight are not lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,8 +10,8 @@ use tokio::task::JoinHandle;
 use super::{ACCESS_LOG, Stream, entries, first, full, paths, send_all};
 use crate::support::{Adapter, Client, Reply, Scratch, until};
 
-/// An Envoy at work: it sends one message after the other, and opens a stream anew
-/// when one is ended, on a new connection where the old one is to go.
+/// An Envoy under load: it sends messages one by one, and opens a new stream when one
+/// ends, on a new connection if the old one shuts down.
 struct Envoy {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
@@ -34,12 +33,13 @@ impl Envoy {
                     let number = count.fetch_add(1, Ordering::Relaxed);
                     let message = entries(&[format!("/{name}/{number}")]);
                     let _ = body.send(crate::support::client::framed(&message), false);
-                    // As long as it has no answer it sends, and so some is on its way.
+                    // It sends until it has the answer, so that some messages are in
+                    // flight.
                     match tokio::time::timeout(Duration::from_millis(1), &mut answer).await {
                         Err(_) => {}
                         Ok(Ok(_)) => break,
                         Ok(Err(error)) => {
-                            // The server has not seen the stream, and says so.
+                            // GOAWAY: the server has not processed the stream.
                             assert!(error.is_go_away() && error.is_remote(), "a stream failed: {error:?}");
                             count.store(begun, Ordering::Relaxed);
                             break;
@@ -59,7 +59,7 @@ impl Envoy {
         until("more messages", done).await;
     }
 
-    /// How many messages it sent, and by how many streams.
+    /// Stops it. Returns the number of messages and of streams.
     async fn stop(self) -> (usize, usize) {
         self.stop.store(true, Ordering::Relaxed);
         let streams = self.task.await.expect("no stream fails");
@@ -67,7 +67,7 @@ impl Envoy {
     }
 }
 
-/// Every message is in the file, each once and in order.
+/// Every message is in the file exactly once, in order.
 async fn assert_all_written(adapter: &Adapter, envoys: Vec<(usize, usize)>) {
     let count: usize = envoys.iter().map(|envoy| envoy.0).sum();
     until("all is written", || (paths(&adapter.read(ACCESS_LOG)).len() >= count).then_some(())).await;
@@ -165,7 +165,7 @@ async fn idle_streams_cost_no_wake_ups() {
         (written && page.single("mygrpcadapter_streams_open") == 30.0).then_some(())
     };
     until("the streams are idle", quiet).await;
-    // What follows a load is over when a second passes without a wake-up.
+    // The work after a load is complete after a second without a wake-up.
     let mut before = adapter.wake_ups();
     let still = || {
         std::thread::sleep(Duration::from_secs(1));

@@ -1,5 +1,5 @@
-//! Volumes that don't take what is sent: nothing that was read is lost, nothing is
-//! written twice, and nobody else is held up.
+//! Full and stalled volumes: no received entry is lost or written twice, and other
+//! calls continue.
 
 use rustix::process::Signal;
 
@@ -11,15 +11,16 @@ use crate::volumes::{Mounted, fill};
 
 const CHECK: &str = "/checknothing.HandleCheckNothingService/HandleCheckNothing";
 const SHAPE: Shape = Shape { file: "out.txt", padding: 10 };
-/// The entries of a message.
+/// The number of entries in a message.
 const ENTRIES: usize = 50;
 
-/// The paths of a message, each told apart from all others.
+/// Paths for a message, unique among all messages.
 fn named(stream: usize, message: usize) -> Vec<String> {
     (0..ENTRIES).map(|entry| format!("/{stream}/{message}/{entry:0250}")).collect()
 }
 
-/// Opens so many streams on each of so many connections, with so many messages in each.
+/// Opens `streams` streams on each of `connections` connections, and sends `messages`
+/// messages in each.
 async fn open(adapter: &Adapter, connections: usize, streams: usize, messages: usize) -> Vec<Stream> {
     let mut open = Vec::new();
     for _ in 0..connections {
@@ -33,7 +34,7 @@ async fn open(adapter: &Adapter, connections: usize, streams: usize, messages: u
     open
 }
 
-/// Each entry is in the file once, those of a stream in order.
+/// Each entry is in the file exactly once, those of a stream in order.
 fn assert_each_in_order(file: &[u8], streams: usize, messages: usize) {
     let written = paths(file);
     assert_eq!(written.len(), streams * messages * ENTRIES);
@@ -67,7 +68,7 @@ async fn a_full_volume_stops_the_reading_and_every_entry_is_written_once_when_it
 async fn five_hundred_streams_on_a_stalled_volume_hold_up_nobody() {
     let Some(mounted) = Mounted::ext4() else { return };
     let adapter = mounted.adapter(&["--metrics-port", "0"]).await;
-    // So that the file is there.
+    // Creates the file.
     assert_eq!(send_all(&adapter, &[entries(&[])]).await, Reply::default());
     let frozen = Frozen::new(&mounted.namespace, mounted.path());
     let streams = open(&adapter, 50, 10, 1).await;
@@ -135,7 +136,7 @@ async fn after_a_kill_every_line_is_whole_and_none_is_there_twice() {
         until("something is written", || (!adapter.read(ACCESS_LOG).is_empty()).then_some(())).await;
         adapter.signal(Signal::KILL);
         assert_eq!(adapter.exit().await, 137);
-        // As if it had died within a write.
+        // As after a crash within a write.
         let mut file = adapter.read(ACCESS_LOG);
         file.truncate(file.len() - 7);
         std::fs::write(volume.join(ACCESS_LOG), &file).unwrap();
@@ -207,7 +208,7 @@ async fn access_logs_are_rotated_between_lines_and_deleted() {
 async fn exports_without_room_are_refused_as_exporters_retry() {
     let adapter = Adapter::start(&["--queue-timeout", "100ms", "--metrics-port", "0"]).await;
     let client = adapter.client().await;
-    // A message of the maximum size, of which the last bytes never come.
+    // A message of the maximum size whose last bytes never arrive.
     let mut large = client.open(METRIC).await.unwrap();
     let head = [&[0][..], &(4_u32 << 20).to_be_bytes()].concat();
     large.send([&head[..], &[0; 20_000]].concat().into(), false).unwrap();

@@ -1,5 +1,5 @@
-//! Recorded messages: text against Envoy's own lines, but for the differences
-//! that are listed here; JSON against Envoy's JSON and against a second reading.
+//! Recorded messages: text compared with Envoy's own lines, except for the listed
+//! differences; JSON compared with Envoy's JSON and with an independent reader's.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,8 @@ const NO_DETAILS: &str = "a TCP entry has no field for them";
 const ESCAPED: &str = "Envoy escapes nothing, so that a client can forge fields";
 const CLUSTER: &[u8] = b" outbound|8000||httpbin.default.svc.cluster.local - ";
 
-/// Where our text differs from Envoy's, the service time apart: the case, what Envoy
-/// wrote, what stands in its place, why.
+/// Differences between our text and Envoy's, besides the service time: the case,
+/// Envoy's text, our text, the reason.
 const TEXT: [(&str, &[u8], &[u8], &str); 17] = [
     ("02-get", b"\"agent \"quoted\" 1.0\"", b"\"agent \\\"quoted\\\" 1.0\"", ESCAPED),
     ("10-no-healthy-503-UH", b" nohost - ", b" - - ", NOT_CHOSEN),
@@ -39,8 +39,8 @@ const TEXT: [(&str, &[u8], &[u8], &str); 17] = [
     ("16-tcp-denied-by-ext-authz", b"ext_authz_denied", b"-", NO_DETAILS),
 ];
 
-/// Where our JSON differs from Envoy's, the service time apart: the case, the
-/// member, what we write where Envoy writes something else, why.
+/// Differences between our JSON and Envoy's, besides the service time: the case, the
+/// member, our value, the reason.
 const JSON: [(&str, &str, Value, &str); 13] = [
     ("10-no-healthy-503-UH", "upstream_cluster", Value::Null, NOT_CHOSEN),
     ("19-rate-limited-429-RL", "upstream_cluster", Value::Null, NOT_CHOSEN),
@@ -57,7 +57,7 @@ const JSON: [(&str, &str, Value, &str); 13] = [
     ("16-tcp-denied-by-ext-authz", "response_code_details", Value::Null, NO_DETAILS),
 ];
 
-/// OTLP bodies that are not Istio's default text, but what a configuration wrote.
+/// OTLP bodies from a configured format, not Istio's default text.
 const OTLP: [(&str, &str, &str); 3] = [
     ("13-labels-traceparent", "GET 200\n", "the text is %REQ(:METHOD)% %RESPONSE_CODE%"),
     ("14-labels-non-utf8", "- 400\n", "the same"),
@@ -72,7 +72,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// A section of Envoy's own log, by lines.
+    /// The lines of a section in Envoy's own log.
     fn log(&self, section: &str) -> Option<Vec<Vec<u8>>> {
         let log = std::fs::read(self.path.with_file_name(format!("{}.lines", self.name))).ok()?;
         let lines: Vec<_> = log.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
@@ -104,8 +104,8 @@ pub fn cases(folder: &str) -> Vec<Case> {
     cases
 }
 
-/// The service time is a response header. None of the recorded configurations logs it, so
-/// no entry has it.
+/// Removes the service time. It is a response header that no recorded configuration
+/// logs, so no entry has it.
 fn without_service_time(line: &[u8], json: &Value) -> Vec<u8> {
     let Some(service_time) = json["upstream_service_time"].as_str() else { return line.to_vec() };
     let before = format!(" {} {} {} ", json["bytes_received"], json["bytes_sent"], json["duration"]);
@@ -122,7 +122,7 @@ fn envoys_json(case: &Case) -> Vec<Value> {
     case.log("json").unwrap().iter().map(|line| serde_json::from_slice(line).unwrap()).collect()
 }
 
-/// The cases of both kinds of entry that have Envoy's own lines.
+/// The cases of both kinds of entry with Envoy's own lines.
 fn logged() -> Vec<Case> {
     let cases = cases("als-http").into_iter().chain(cases("als-tcp"));
     cases.filter(|case| case.log("text").is_some()).collect()

@@ -1,5 +1,5 @@
-//! What no Envoy sends: members of a oneof at once, numbers of tomorrow, messages
-//! that are cut or nested, and few bytes that would become many.
+//! Input that Envoy never sends: several members of a oneof, unknown numbers, truncated
+//! and nested messages, and short messages that would render to many bytes.
 
 use records::envoy::entry::{Entry, Kind};
 use records::envoy::identifier::MAX_NAME;
@@ -23,7 +23,7 @@ fn varint(mut value: u64) -> Vec<u8> {
     bytes
 }
 
-/// A field with a length.
+/// A length-delimited field.
 fn field(number: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
     let content = content.as_ref();
     [varint(number << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
@@ -51,12 +51,12 @@ fn object(message: &[u8]) -> Value {
     second::object(&lines[0])
 }
 
-/// The first fields of each line of a stream's messages.
+/// The path in each line of a stream's messages.
 fn paths(messages: &[Vec<u8>]) -> Vec<Value> {
     lines(messages, Format::Json).iter().map(|line| second::object(line)["path"].clone()).collect()
 }
 
-/// One record, in an OTLP request.
+/// An OTLP request with one record.
 fn record(record: impl AsRef<[u8]>) -> Vec<u8> {
     field(1, field(2, field(2, record)))
 }
@@ -285,7 +285,7 @@ fn a_request_is_observed_by_its_last_entry_alone() {
 
 #[test]
 fn few_bytes_that_would_become_many_are_known_before_they_do() {
-    // A resource that each of many small records repeats.
+    // A large resource, repeated for each of many small records.
     let attribute = field(1, [field(1, "k"), field(2, field(1, "v".repeat(500_000)))].concat());
     let records = field(2, field(2, []).repeat(100_000));
     let message = field(1, [field(1, attribute), records].concat());
@@ -293,7 +293,7 @@ fn few_bytes_that_would_become_many_are_known_before_they_do() {
     let (count, text) = exported(&message, Format::Text, 8 << 20).unwrap();
     assert_eq!((count.records, text.len()), (100_000, 200_000));
 
-    // Control characters, each six bytes long in JSON.
+    // Control characters, of six bytes each in JSON.
     let body = record(field(5, field(1, "\x01".repeat(2 << 20))));
     assert_eq!(exported(&body, Format::Json, 8 << 20), Err(Refusal::TooLong));
     let plain = record(field(5, field(1, "p".repeat(4_000_000))));
@@ -308,7 +308,7 @@ fn few_bytes_that_would_become_many_are_known_before_they_do() {
 
 #[test]
 fn a_large_message_of_the_smallest_parts_is_read_in_one_go() {
-    // A mebibyte of each. What grows with the square takes an hour in debug.
+    // A mebibyte of each. Quadratic time would take an hour in a debug build.
     let start = std::time::Instant::now();
     let size = 1 << 20;
     let entries = http(&vec![Vec::new(); size / 2]);

@@ -1,5 +1,5 @@
-//! What must hold for any message: those of the definitions, however they are
-//! written, are read as a second reader reads them; any others break nothing.
+//! Properties of any message. A valid message, in any encoding, is read as an
+//! independent reader reads it; an invalid one does no harm.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ use records::render::{Format, bound};
 
 use super::{exported, lines, second};
 
-/// Texts that keys and values are made of.
+/// Texts for keys and values.
 const TEXTS: [&[u8]; 20] = [
     b"",
     b"-",
@@ -36,7 +36,7 @@ const TEXTS: [&[u8]; 20] = [
     b"sidecar~10.0.0.1~pod-1.name.space~domain",
 ];
 
-/// Makes decisions of the bytes that a test is given; when they run out, the plainest.
+/// Choices from a test's random bytes; the simplest ones after the last byte.
 struct Choices(Vec<u8>);
 
 impl Choices {
@@ -56,7 +56,7 @@ impl Choices {
         }
     }
 
-    /// A message of a definition, with some of its fields.
+    /// A message of a definition, with a choice of its fields.
     fn message(&mut self, definition: &MessageDescriptor, depth: usize) -> DynamicMessage {
         let mut message = DynamicMessage::new(definition.clone());
         for field in definition.fields() {
@@ -92,8 +92,8 @@ impl Choices {
         }
     }
 
-    /// Writes a message in one of the ways that protobuf allows: fields in any
-    /// order, unknown ones among them, lengths longer than need be.
+    /// Encodes a message in one of protobuf's valid ways: fields in any order, unknown
+    /// fields, overlong lengths.
     fn written(&mut self, message: &DynamicMessage) -> Vec<u8> {
         let mut pieces: Vec<(usize, Vec<u8>)> = Vec::new();
         for (field, value) in message.fields() {
@@ -153,7 +153,7 @@ impl Choices {
     }
 }
 
-/// A message of a definition, written in some way; sometimes two in one, which add up.
+/// An encoded message of a definition; sometimes two of them in sequence, which merge.
 fn written(name: &'static str) -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..2000).prop_map(move |bytes| {
         let mut choices = Choices(bytes);
@@ -166,7 +166,7 @@ fn entries(message: &[u8]) -> usize {
     Message::read(message).unwrap().entries().count()
 }
 
-/// The fields of a line of text: parted by spaces, but for those between quotes.
+/// The number of fields in a line of text, separated by spaces outside quotes.
 fn fields(line: &[u8]) -> usize {
     let (mut quoted, mut escaped, mut count) = (false, false, 1);
     for byte in line {
@@ -187,7 +187,7 @@ fn must_be_one_line(line: &[u8]) {
     assert!(line.ends_with(b"\n") && controls == 1, "{}", line.escape_ascii());
 }
 
-/// What holds for every entry that is read, whatever it is.
+/// Checks the properties of every valid entry.
 fn must_be_lines(message: &[u8]) {
     let Ok(message) = Message::read(message) else { return };
     let identifier = message.identifier().unwrap_or_default();
@@ -224,7 +224,7 @@ fn must_be_exported(message: &[u8]) {
     }
 }
 
-/// A recorded message, or a written one.
+/// A recorded or a generated message.
 fn seed() -> impl Strategy<Value = Vec<u8>> {
     let recorded = [
         &include_bytes!("../../captures/envoy/als-http/02-get.bin")[..],

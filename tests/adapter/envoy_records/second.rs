@@ -1,5 +1,5 @@
-//! A second reading of the same bytes: messages decoded by their definitions, and
-//! made into JSON in the plainest way. It shares no code with what it checks.
+//! The independent reader: decodes messages by their definitions, and converts them to
+//! JSON in the simplest way. It shares no code with the code under test.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -25,7 +25,7 @@ fn decode(name: &str, bytes: &[u8]) -> DynamicMessage {
     DynamicMessage::decode(definition(name), bytes).unwrap()
 }
 
-/// A line that is one object, valid UTF-8, and one newline.
+/// A line: one object in valid UTF-8, and one newline.
 pub fn object(line: &[u8]) -> Value {
     let text = std::str::from_utf8(line).unwrap().strip_suffix('\n').unwrap();
     assert!(!text.contains('\n') && text.starts_with('{'), "{text}");
@@ -79,7 +79,7 @@ fn bytes(message: &DynamicMessage, name: &str) -> Vec<u8> {
     message.get_field_by_name(name).unwrap().as_bytes().unwrap().to_vec()
 }
 
-/// A string: what is no UTF-8 replaced as std replaces it.
+/// A string, with invalid UTF-8 replaced as in std.
 fn text(bytes: &[u8]) -> Value {
     String::from_utf8_lossy(bytes).into()
 }
@@ -203,8 +203,8 @@ fn entry(message: &DynamicMessage) -> Value {
     })
 }
 
-/// The messages in a map, by key: the last of equal keys. Keys that are different
-/// only where they are no UTF-8 become the same: such a map has both.
+/// The messages in a map, by key; the last of equal keys wins. Keys that differ only in
+/// invalid UTF-8 become equal: such a map has both.
 fn map(message: &DynamicMessage, name: &str, show: impl Fn(&DynamicMessage) -> Value) -> Map<String, Value> {
     let entries: BTreeMap<_, _> = list_of(message, name)
         .iter()
@@ -264,7 +264,7 @@ fn start_time(common: &DynamicMessage) -> Value {
     format!("{}.{:03}Z", calendar(seconds), nanos / 1_000_000).into()
 }
 
-/// Year by year from 1970, month by month.
+/// The date of a time, counted by years and months from 1970.
 fn calendar(seconds: i64) -> String {
     let (mut days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);

@@ -1,4 +1,4 @@
-//! Verdicts to CheckResponses, as Envoy takes them.
+//! Verdicts as CheckResponses, and Envoy's handling of them.
 
 use mygrpcadapter::frontends::envoy::ext_authz::answer::Answers;
 use mygrpcadapter::frontends::envoy::ext_authz::settings::{Flags, OnError};
@@ -12,8 +12,8 @@ use prost::Message;
 
 use super::{authorizer, captures, check, headers, http};
 
-/// The status that Envoy's client gets, where the backend would say 200: what
-/// the recordings in `responses/` show.
+/// The status that Envoy sends to its client if the backend's would be 200; as in the
+/// recordings in `responses/`.
 pub(super) fn envoy_sends(answer: &CheckResponse) -> i32 {
     let denied = answer.status.as_ref().is_some_and(|status| status.code != 0);
     match &answer.http_response {
@@ -26,12 +26,12 @@ pub(super) fn envoy_sends(answer: &CheckResponse) -> i32 {
     }
 }
 
-/// Whether the value of a header can't be sent on.
+/// Whether a header's value contains control characters, which cannot be sent.
 fn has_controls(option: &HeaderValueOption) -> bool {
     option.header.as_ref().is_some_and(|header| header.value.contains(char::is_control))
 }
 
-/// Whether a header of ours is anything but a plain name and a plain value.
+/// Whether a header of ours has an invalid name or value.
 fn breaks(option: &HeaderValueOption) -> bool {
     let header = option.header.clone().unwrap_or_default();
     let name = header.key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
@@ -195,7 +195,7 @@ proptest! {
     }
 }
 
-/// A tab is the one control character that a header's value may have.
+/// A tab is the only control character allowed in a header's value.
 fn breaks_but_for_tabs(option: &HeaderValueOption) -> bool {
     let mut option = option.clone();
     if let Some(header) = &mut option.header {

@@ -1,5 +1,5 @@
-//! Any bytes as a check: no panic, no allow without a key or a principal, and
-//! nothing in a record that is not to be there.
+//! Arbitrary bytes as a check: no panic, no allow without a key or a principal, and
+//! nothing unexpected in a record.
 
 use std::sync::LazyLock;
 
@@ -22,14 +22,14 @@ const RULE: &str = "spiffe://d/ns/allowed/*";
 static AUTHORIZER: LazyLock<ExtAuthz> =
     LazyLock::new(|| authorizer(&format!("{KEY}\nprincipal {RULE}\n"), headers(&[TOKEN])));
 
-/// Recorded checks, and one that is allowed.
+/// Recorded checks, and an allowed one.
 fn seeds() -> Vec<Vec<u8>> {
     let recorded = recorded("envoy/ext-authz", "").into_iter().map(|path| std::fs::read(path).unwrap());
     let allowed = [check(Some(http(&[(TOKEN, KEY), ("x-request-id", "1")])), "spiffe://d/ns/allowed/x")];
     recorded.chain(allowed).collect()
 }
 
-/// A check with some of its bytes changed, cut off, or there twice.
+/// A check with some bytes changed, removed or duplicated.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let change = (any::<prop::sample::Index>(), any::<u8>());
     (prop::sample::select(seeds()), vec(change, 0..6), any::<prop::sample::Index>(), 0..4_u8).prop_map(
@@ -54,7 +54,7 @@ fn contains(message: &[u8], part: &[u8]) -> bool {
     message.windows(part.len()).any(|window| window == part)
 }
 
-/// Judges a message, whole and in pieces, and looks at its record.
+/// Judges a message, whole and in pieces, and checks its record.
 fn must_be_harmless(message: &[u8], step: usize) {
     let whole = AUTHORIZER.check(message);
     if let Ok(checked) = &whole {
@@ -140,10 +140,10 @@ fn what_is_no_check_is_denied_or_refused() {
     for (message, verdict) in [
         (&b""[..], Some(Verdict::NoRule)),
         (b"\x0a\x00", Some(Verdict::NoRule)),
-        // A request without HTTP, and with an empty one.
+        // A request without HTTP, and one with an empty HTTP request.
         (b"\x0a\x02\x22\x00", Some(Verdict::NoRule)),
         (b"\x0a\x04\x22\x02\x12\x00", Some(Verdict::NoToken)),
-        // Unknown fields, a group among them.
+        // Unknown fields, including a group.
         (b"\x0a\x06\x73\x08\x01\x74\x22\x00", Some(Verdict::NoRule)),
         (b"\x0a", None),
         (b"\x0a\x05", None),

@@ -1,5 +1,4 @@
-//! Keys that change, an adapter that stops, another that takes over: nobody is
-//! refused for it.
+//! Changes of keys, shutdown and handover: no valid check is refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +14,7 @@ use crate::support::{Adapter, Client, Scratch, until};
 
 const ALLOWED: i32 = 200;
 
-/// Asks with a token until it is told to stop, and is let in each time.
+/// Sends checks with a token until stopped; each must be allowed.
 async fn always_let_in(client: Client, token: &'static str, stop: Arc<AtomicBool>) -> usize {
     let mut asked_for = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -50,7 +49,7 @@ async fn keys_are_rotated_and_no_request_is_refused() {
     assert!(old.await.unwrap() > 0);
     put("new\n");
     while status("old").await != 403 {}
-    // A file that is no file of keys changes nothing.
+    // An invalid keys file changes nothing.
     put("principal *\n");
     adapter.logged("cannot read the keys, the last ones hold").await;
     assert_eq!((status("new").await, status("old").await), (ALLOWED, 403));
@@ -82,7 +81,7 @@ async fn a_check_in_flight_is_answered_when_the_adapter_stops() {
     }
 }
 
-/// Callers with a good token, each by connections of its own, until told to stop.
+/// Callers with a valid token, each on its own connections, until stopped.
 struct Asking {
     tasks: tokio::task::JoinSet<usize>,
     stop: Arc<AtomicBool>,
@@ -108,7 +107,7 @@ impl Asking {
         Self { tasks, stop, answered }
     }
 
-    /// Waits until so many more are answered.
+    /// Waits for `count` further answers.
     async fn more(&mut self, count: usize) {
         let enough = self.answered.load(Ordering::Relaxed) + count;
         until("more answers", || (self.answered.load(Ordering::Relaxed) >= enough).then_some(())).await;

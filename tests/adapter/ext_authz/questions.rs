@@ -1,4 +1,4 @@
-//! CheckRequests, recorded and made up, to questions and verdicts.
+//! CheckRequests, recorded and constructed: their attributes and verdicts.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ fn names(names: &[&str]) -> Vec<Box<[u8]>> {
     names.iter().map(|name| name.as_bytes().into()).collect()
 }
 
-/// What another reader, prost's, finds in a message.
+/// The attributes of a message, as decoded by an independent reader, prost.
 fn reference<'a>(request: &'a CheckRequest, auth_headers: &[&str]) -> Question<'a> {
     let Some(attributes) = &request.attributes else {
         return Question { token: Token::Unsupported, ..Question::default() };
@@ -77,7 +77,7 @@ fn bearer(value: &[u8]) -> &[u8] {
     }
 }
 
-/// What is read of a message that comes in pieces.
+/// The kept part of a message received in pieces.
 fn in_pieces(message: &[u8], step: usize) -> Vec<u8> {
     let mut kept = WithoutBody::default();
     message.chunks(step).for_each(|piece| assert!(kept.push(piece).is_ok()));
@@ -172,14 +172,14 @@ fn a_header_that_came_twice_is_one_try() {
         (&[(AUTHORIZATION, "Basic abc")], Verdict::WrongToken),
         (&[(AUTHORIZATION, "Bearer abc,Bearer def")], Verdict::WrongToken),
         (&[(AUTHORIZATION, "Bearer")], Verdict::NoToken),
-        // The first header that is there is the one that counts.
+        // The first header present counts.
         (&[(TOKEN, "wrong"), (AUTHORIZATION, "Bearer abc")], Verdict::WrongToken),
         (&[(AUTHORIZATION, "Bearer wrong"), (TOKEN, "abc")], Verdict::Key),
     ] {
         assert_eq!(judged(http(pairs)), verdict, "{pairs:?}");
         assert_eq!(judged(packed(pairs)), verdict, "{pairs:?} packed");
     }
-    // Packed, repeats are entries of their own.
+    // In the packed encoding, repeats are separate entries.
     for (pairs, verdict) in [
         (&[(TOKEN, "abc"), (TOKEN, "abc")][..], Verdict::RepeatedToken),
         (&[(TOKEN, "wrong"), (TOKEN, "abc")], Verdict::RepeatedToken),
@@ -190,7 +190,7 @@ fn a_header_that_came_twice_is_one_try() {
     ] {
         assert_eq!(judged(packed(pairs)), verdict, "{pairs:?}");
     }
-    // Both encodings at once, which Envoy never sends.
+    // Both encodings in one message, which Envoy never sends.
     let both = HttpRequest { headers: http(&[(TOKEN, "abc")]).headers, ..packed(&[(TOKEN, "abc")]) };
     assert_eq!(judged(both), Verdict::RepeatedToken);
     let message = check(Some(http(&[(TOKEN, "abc")])), "");
@@ -217,11 +217,11 @@ fn a_principal_is_the_sources_and_nobody_elses() {
         ("spiffe://other/source", Verdict::NoRule),
         ("", Verdict::NoRule),
     ] {
-        // The destination's is one that the rule names.
+        // The rule would match the destination's principal.
         let message = check(None, principal);
         assert_eq!(authorizer.check(&message).unwrap().verdict, verdict, "{principal}");
     }
-    // What the client says of itself in a header counts for nothing.
+    // The client's own claims in headers do not count.
     let xfcc = "By=spiffe://d/x;URI=spiffe://d/source";
     let http = http(&[("x-forwarded-client-cert", xfcc), ("principal", "spiffe://d/source")]);
     assert_eq!(authorizer.check(&check(Some(http), "")).unwrap().verdict, Verdict::NoToken);
@@ -231,7 +231,7 @@ fn a_principal_is_the_sources_and_nobody_elses() {
 fn a_body_changes_neither_the_verdict_nor_what_is_kept() {
     let authorizer = authorizer("abc\n", headers(&[]));
     let kept = [0, 1, 1 << 20, 3 << 20].map(|length| {
-        // A body that itself looks like a check with another token.
+        // A body that is itself an encoded check, with another token.
         let body = check(Some(http(&[(TOKEN, "wrong")])), "spiffe://d/other");
         let body = body.iter().copied().cycle().take(length).collect();
         let packed = HeaderValue { key: TOKEN.into(), value: "abc".into(), ..HeaderValue::default() };
@@ -243,7 +243,7 @@ fn a_body_changes_neither_the_verdict_nor_what_is_kept() {
         assert_eq!((checked.verdict, checked.question.path), (Verdict::Key, &b"/p"[..]));
         kept.len()
     });
-    // The lengths around it take more bytes for a larger body.
+    // The enclosing lengths take more bytes for a larger body.
     assert!(kept.iter().all(|length| length.abs_diff(kept[0]) < 10), "{kept:?}");
 }
 
@@ -329,7 +329,7 @@ proptest! {
             let mut question = Question::read(&message, &names).unwrap();
             let mut expected = reference(&request, auth_headers);
             if auth_headers == ["x-request-id"] {
-                // A header with a token is shown as nothing else.
+                // A token header is not used for any other attribute.
                 prop_assert_eq!(question.request_id, b"");
                 expected.request_id = b"";
             }
@@ -348,9 +348,9 @@ proptest! {
         let names = names(&[TOKEN]);
         let question = Question::read(&parts, &names).unwrap();
         let mut expected = reference(&whole, &[TOKEN]);
-        // Where both have the same entry of a map, the last one counts, but a
-        // token that came twice is none; and of request ids in two encodings
-        // the last one in the message counts.
+        // If both have the same map entry, the last one counts, but a repeated token
+        // counts as none. Of request ids in both encodings, the last one in the message
+        // counts.
         if question.token == Token::Repeated {
             expected.token = Token::Repeated;
         }

@@ -1,4 +1,4 @@
-//! The record of each verdict: what is in it, and that no verdict waits for it.
+//! Audit records: their content, and that no verdict waits for one.
 
 use mygrpcadapter::pb::grpc::health::v1::health_check_response::ServingStatus;
 
@@ -18,7 +18,7 @@ const SECRET: &str = "s3cr3t-t0ken";
 const WRONG: &str = "wr0ng-t0ken";
 const AUDIT: &str = "--auth-audit-file";
 
-/// Waits until a file of an adapter holds so many lines.
+/// Waits until a file of an adapter has `count` lines.
 async fn lines_of(adapter: &Adapter, file: &str, count: usize) -> Vec<String> {
     until(&format!("{count} lines in {file}"), || {
         let held = String::from_utf8(adapter.read(file)).unwrap();
@@ -28,7 +28,7 @@ async fn lines_of(adapter: &Adapter, file: &str, count: usize) -> Vec<String> {
     .await
 }
 
-/// What an adapter with these flags is asked, and the lines it leaves.
+/// Sends checks to an adapter with these flags. Returns the lines of its audit file.
 async fn recorded_by(args: &[&str], file: &str) -> Vec<String> {
     let adapter = authorizing(&format!("{SECRET}\nprincipal spiffe://d/a\n"), args).await;
     let client = adapter.client().await;
@@ -85,7 +85,7 @@ async fn checks_of_a_real_envoy_leave_a_record_each() {
     let lines = lines_of(&adapter, "audit.txt", messages.len()).await;
     assert_eq!(lines.len(), messages.len());
     assert!(lines[0].contains("verdict=allow reason=key"), "{}", lines[0]);
-    // The query stays out of it.
+    // The query is not recorded.
     assert!(lines[0].contains(r#" path="/authz/ok/page" "#) && !lines.concat().contains('?'), "{lines:?}");
 }
 
@@ -111,7 +111,7 @@ async fn records_are_rotated_and_a_partial_one_is_cut_as_any_other() {
     let client = adapter.client().await;
     for _ in 0..40 {
         asked(&client, &asking("abc")).await;
-        // One write each, so that there are rotations between them.
+        // Wait for each write, so that there are rotations between them.
         until("it is written", || adapter.read("audit.txt").ends_with(b"\n").then_some(())).await;
     }
     until("two are rotated and older ones deleted", || (adapter.files().len() == 3).then_some(())).await;
@@ -148,7 +148,7 @@ async fn a_full_or_missing_volume_changes_no_verdict_and_is_counted() {
             (adapter.page().single("mygrpcadapter_audit_errors_total") == 3.0).then_some(())
         })
         .await;
-        // The volume is in trouble, and that is not the authorizer's.
+        // The volume fails, which does not affect the authorizer.
         until("reports don't serve", || {
             (adapter.page().single("mygrpcadapter_reports_serving") == 0.0).then_some(())
         })
@@ -170,7 +170,7 @@ async fn a_stalled_volume_delays_no_verdict() {
     lines_of(&adapter, "audit.txt", 1).await;
     let frozen = Frozen::new(&mounted.namespace, mounted.path());
     let written = adapter.page().single("mygrpcadapter_written_bytes_total");
-    // Reports that wait, on a connection of their own.
+    // Pending reports, on a separate connection.
     let reporter = adapter.client().await;
     let calls: Vec<_> = (0..6)
         .map(|at| {
@@ -179,7 +179,7 @@ async fn a_stalled_volume_delays_no_verdict() {
         })
         .collect();
     let counted = || adapter.page().single("mygrpcadapter_audit_errors_total");
-    // Nothing is written meanwhile: if verdicts waited for it, none would come.
+    // The volume is stalled: a verdict that waited for a write would never arrive.
     let mut checks = 0;
     while counted() < 50.0 {
         assert_eq!(asked(&client, &asking("abc")).await, (403, "no_keys".into()));
@@ -198,7 +198,7 @@ async fn a_stalled_volume_delays_no_verdict() {
 async fn logs_that_wait_on_the_same_connection_delay_no_verdict() {
     let Some(mounted) = Mounted::ext4() else { return };
     let adapter = mounted.adapter(&["--metrics-port", "0", "--queue-timeout", "1h"]).await;
-    // An Envoy has one connection for all that a host serves.
+    // An Envoy has one connection for all services of a host.
     let client = adapter.client().await;
     assert_eq!(asked(&client, &asking("abc")).await.0, 403);
     let _frozen = Frozen::new(&mounted.namespace, mounted.path());

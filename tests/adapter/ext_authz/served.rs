@@ -1,4 +1,4 @@
-//! Checks through the program: verdicts, and what is sent where there is none.
+//! Checks sent to the running adapter: verdicts, and answers without a verdict.
 
 use std::process::Command;
 
@@ -22,10 +22,10 @@ pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 pub const TOKEN: &str = "x-custom-token";
 const SLEEP: &str = "spiffe://cluster.local/ns/default/sa/sleep";
-/// The largest message that is taken.
+/// Size limit of a message.
 const LARGEST: usize = 4 << 20;
 
-/// An adapter whose file of keys holds these lines.
+/// An adapter with these lines in its keys file.
 pub async fn authorizing(lines: &str, args: &[&str]) -> Adapter {
     let scratch = Scratch::new();
     let (keys, volume) = (scratch.path().join("keys"), scratch.dir("volume"));
@@ -39,7 +39,7 @@ pub fn asking(token: &str) -> Vec<u8> {
     check(Some(http(&[(TOKEN, token)])), "")
 }
 
-/// The HTTP status that Envoy's client gets, and the reason.
+/// The HTTP status for Envoy's client, and the reason.
 pub fn outcome(reply: &Reply) -> (i32, String) {
     assert_eq!(reply.status, OK, "{}", reply.message);
     let answer = decoded(&reply.body);
@@ -102,7 +102,7 @@ async fn the_first_header_that_is_there_counts_and_one_that_came_twice_is_no_tok
         (&[("authorization", "Bearer abc")][..], is(200, "key")),
         (&[("x-api-key", "abc")], is(200, "key")),
         (&[("authorization", "Bearer no"), ("x-api-key", "abc")], is(403, "wrong_token")),
-        // As Envoy joins a header that came twice.
+        // Envoy joins repeated headers like this.
         (&[("x-api-key", "abc,def")], is(403, "wrong_token")),
         (&[(TOKEN, "abc")], is(401, "no_token")),
         (&[("x-api-key", "")], is(401, "no_token")),
@@ -187,7 +187,7 @@ fn must_be_refused(words: &[&str], part: &str) {
     assert!(error.contains(part), "{words:?}: {error}");
 }
 
-/// Bodies of calls that are no check, each as the parts that it is sent in.
+/// Bodies of calls that are not valid checks, each as a list of sent parts.
 fn no_checks() -> Vec<Vec<Bytes>> {
     let whole = framed(&asking("abc"));
     let large = framed(&with_body(100_000).encode_to_vec());
@@ -205,7 +205,7 @@ fn no_checks() -> Vec<Vec<Bytes>> {
         vec![claims(u32::MAX as usize)],
         vec![framed(b"\x0a\x05")],
         vec![framed(&[0xff; 1_000])],
-        // The same, larger than a frame.
+        // The same, but larger than a frame.
         vec![large.slice(..large.len() - 1)],
         vec![large.clone(), Bytes::from_static(b"x")],
         vec![framed(&[0xff; 100_000])],
@@ -224,7 +224,7 @@ async fn where_there_is_no_verdict_the_operator_chose_what_is_sent() {
         for (at, parts) in bodies.iter().enumerate() {
             let mut call = client.open(CHECK).await.unwrap();
             for (part, body) in parts.iter().enumerate() {
-                // An answer may be there before all is sent.
+                // The answer may arrive before the call is complete.
                 let _ = call.send(body.clone(), part + 1 == parts.len());
             }
             let reply = call.reply().await.unwrap();
@@ -248,14 +248,14 @@ async fn a_call_that_says_it_is_compressed_is_no_check() {
     assert_eq!(call.reply().await.unwrap().status, UNIMPLEMENTED);
 }
 
-/// How many calls may be in flight, and how many if some need no volume.
+/// Limits on calls in flight: those that need the volume, and all.
 const REQUESTS: usize = 2048;
 const MOST: usize = REQUESTS + 256;
 
-/// So many calls, none of which has a body yet.
+/// Opens `count` calls without a body yet.
 async fn calls_without_a_body(adapter: &Adapter, path: &str, count: usize) -> Vec<Call> {
     let mut calls = Vec::new();
-    // A connection has the fewer streams the more there are.
+    // The stream limit of a connection falls as connections are added.
     for open in 2.. {
         let client = adapter.client().await;
         for _ in 0..(1024 / open).min(count - calls.len()) {
@@ -301,7 +301,7 @@ async fn when_too_many_reports_are_in_flight_a_check_is_answered_all_the_same() 
     assert_eq!(asked(&client, &with_body(100_000).encode_to_vec()).await, is(200, "key"));
 }
 
-/// A check whose token comes behind a body of so many bytes.
+/// A check whose token follows a body of `length` bytes.
 pub fn with_body(length: usize) -> CheckRequest {
     let body = "b".repeat(length);
     let token = HeaderValue { key: TOKEN.into(), value: "abc".into(), ..HeaderValue::default() };
@@ -310,7 +310,7 @@ pub fn with_body(length: usize) -> CheckRequest {
     CheckRequest::decode(&*check(Some(http), "")).unwrap()
 }
 
-/// A check that is as large as may be.
+/// A check of the maximum size.
 fn largest() -> Vec<u8> {
     let around = with_body(LARGEST - 1_000).encoded_len() - (LARGEST - 1_000);
     let message = with_body(LARGEST - around).encode_to_vec();
@@ -336,7 +336,7 @@ async fn large_bodies_are_passed_over_however_they_come_and_take_no_memory() {
         assert_eq!(outcome(&call.reply().await.unwrap()), is(200, "key"), "{step}");
     }
     let smaller = framed(&with_body(50_000).encode_to_vec());
-    // More calls take more, whatever their bodies.
+    // Memory grows with the number of calls, not with their bodies.
     for (count, body, most) in [(24, body, 4 * 1024), (600, smaller, 12 * 1024)] {
         let mut calls = tokio::task::JoinSet::new();
         for _ in 0..count {
@@ -363,7 +363,7 @@ async fn a_message_of_a_frame_may_come_a_byte_at_a_time() {
     assert_eq!(outcome(&call.reply().await.unwrap()), is(200, "key"));
 }
 
-/// A check whose token is among so many headers of 100 bytes.
+/// A check with its token among `count` headers of 100 bytes.
 pub fn with_headers(count: usize) -> Vec<u8> {
     let names: Vec<String> = (0..count).map(|at| format!("x-{at}")).collect();
     let value = "v".repeat(100);
@@ -400,7 +400,7 @@ async fn huge_headers_are_read_up_to_a_bound() {
 async fn a_check_that_finds_no_room_before_its_deadline_is_answered_as_one_without_a_verdict() {
     let adapter = authorizing("abc\n", &["--queue-timeout", "1h"]).await;
     let client = adapter.client().await;
-    // A report that takes all room for large messages, and does not arrive.
+    // A report that reserves all room for large messages, and never arrives completely.
     let report = framed(&Shape { file: "out.txt", padding: LARGEST - 1_000 }.message("n"));
     let mut slow = client.open(METRIC).await.unwrap();
     slow.send(report.slice(..20_000), false).unwrap();
@@ -408,7 +408,7 @@ async fn a_check_that_finds_no_room_before_its_deadline_is_answered_as_one_witho
     let headers = http(&[("x", &"h".repeat(40_000)), (TOKEN, "abc")]);
     call.send(framed(&check(Some(headers), "")), true).unwrap();
     assert_eq!(outcome(&call.reply().await.unwrap()), is(503, "error"));
-    // A body takes none of that room, and nor does a small check.
+    // Neither a body nor a small check needs any of that room.
     assert_eq!(asked(&client, &with_body(1 << 20).encode_to_vec()).await, is(200, "key"));
     assert_eq!(asked(&client, &asking("abc")).await, is(200, "key"));
     slow.cancel();

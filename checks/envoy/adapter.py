@@ -7,7 +7,7 @@ from processes import Process, free_port, page, until
 
 
 class Adapter(Process):
-    """An adapter on `port`, with its volume in `directory`/volume unless told otherwise."""
+    """An adapter on `port`; the default volume is `directory`/volume."""
 
     def __init__(self, binary, directory, *flags, port=None, volume=None):
         self.port, self.metrics = port or free_port(), free_port()
@@ -19,18 +19,18 @@ class Adapter(Process):
         self.serves(lambda: page(self.metrics, "/healthz"), "the adapter starts")
 
     def lines(self, file="access.log"):
-        """The whole lines of its file."""
+        """The complete lines of a file."""
         path = self.volume / file
         text = path.read_bytes() if path.exists() else b""
         return text[:text.rfind(b"\n") + 1].splitlines(keepends=True)
 
     def metric(self, pattern):
-        """The sum of the samples that a pattern matches."""
+        """The sum of the samples that match a pattern."""
         found = re.findall(rf"^{pattern} (\S+)$", page(self.metrics, "/metrics"), re.M)
         return sum(map(float, found))
 
     def end(self):
-        """SIGTERM, and what it exits with."""
+        """Sends SIGTERM. Returns the exit status."""
         self.signal(signal.SIGTERM)
         until(lambda: self.process.poll() is not None, "the adapter ends", 30)
         return self.process.returncode

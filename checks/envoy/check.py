@@ -1,4 +1,4 @@
-"""Checks the adapter behind a real Envoy. `checks/envoy/check` runs it with what it needs."""
+"""Checks the adapter behind a real Envoy. `checks/envoy/check` sets up its environment."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ only = [word for word in sys.argv[1:] if word.startswith("only=")]
 
 
 def check(scenario, *arguments):
-    """Runs one scenario in a directory of its own: what it yields is wrong."""
+    """Runs one scenario in a temporary directory. It yields its failures."""
     global passed, failed
     if only and f"only={scenario.__name__}" not in only:
         return
@@ -24,7 +24,7 @@ def check(scenario, *arguments):
     with tempfile.TemporaryDirectory() as directory:
         try:
             problems += scenario(*arguments, Path(directory))
-        except Exception as error:  # a scenario that cannot finish has failed
+        except Exception as error:  # an unfinished scenario has failed
             problems.append(f"{type(error).__name__}: {error}")
         if problems:
             problems[0:0] = [f"adapter: {line}" for line in last(Path(directory, "adapter.log"))]

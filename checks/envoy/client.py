@@ -1,4 +1,4 @@
-"""What is asked through Envoy: single requests, odd ones, and load."""
+"""Requests through Envoy: single ones, invalid ones, and load."""
 
 import contextlib
 import http.client
@@ -10,7 +10,7 @@ import subprocess
 
 
 def ask(port, path="/", method="GET", body=None, headers=(), **more):
-    """One request, with headers as pairs or by name. The status, the headers (names in lower case), the body."""
+    """Sends a request, with headers as pairs or by name. Returns status, headers (names in lower case) and body."""
     pairs = [*headers, *((name.replace("_", "-"), value) for name, value in more.items())]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     with contextlib.closing(connection):
@@ -23,21 +23,21 @@ def ask(port, path="/", method="GET", body=None, headers=(), **more):
 
 
 def raw(port, request):
-    """Bytes as they are; what comes back until the other side ends, or we do."""
+    """Sends raw bytes. Returns the first bytes of the answer."""
     with socket.create_connection(("127.0.0.1", port), 30) as connection:
         connection.sendall(request)
         return connection.recv(65536)
 
 
 def reset(port, request):
-    """Bytes, and then a reset in place of an end."""
+    """Sends raw bytes, and resets the connection."""
     with socket.create_connection(("127.0.0.1", port), 30) as connection:
         connection.sendall(request)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Load:
-    """h2load at a rate on four connections, for about `seconds`; every request is sent."""
+    """h2load at a constant rate on four connections, for about `seconds`. It sends every request."""
 
     CLIENTS = 4
 
@@ -63,7 +63,7 @@ class Load:
         return self.process.poll() is None
 
     def problems(self):
-        """Waits for its end; what the clients saw other than a 2xx for each request."""
+        """Waits for the end. Yields a failure unless each request was answered with 2xx."""
         said = self.process.communicate(timeout=300)[0]
         codes = re.search(r"^status codes: (\d+) 2xx, .*$", said, re.M)
         if codes is None or int(codes[1]) != self.count:

@@ -1,4 +1,4 @@
-"""The same requests in Envoy's own log and in the adapter's file: text and JSON."""
+"""Compares Envoy's own log of the same requests with the adapter's file, in text and JSON."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ SANITIZED = "Envoy sends '!' for a byte that is no UTF-8 where its own line has 
 ESCAPED = "Envoy escapes nothing, so that a client can forge fields"
 NO_METHOD = "an entry has no other methods than HTTP's own"
 
-# By listener: what Envoy wrote in a line, what stands in its place, why.
+# By listener: Envoy's part of a line, our part, the reason.
 TEXT = {
     "http": [
         (b'"agent "quoted" \\ 1.0"', b'"agent \\"quoted\\" \\\\ 1.0"', ESCAPED),
@@ -26,7 +26,7 @@ TEXT = {
     "tcp": [],
     "otel": [],
 }
-# The same in JSON: member, Envoy's value, ours, why.
+# The same in JSON: member, Envoy's value, our value, the reason.
 MEMBERS = [
     ("user_agent", "caf\u00e9", "caf!", SANITIZED),
     ("request_id", "id-\u00ff", "id-!", SANITIZED),
@@ -35,7 +35,7 @@ MEMBERS = [
 
 
 def requests(port):
-    """What a listener of HTTP is asked for the comparison; what the answers should be and were not."""
+    """Sends the requests of the comparison to an HTTP listener. Yields unexpected answers."""
     for method in "GET", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "HEAD":
         yield from expected(200, ask(port, f"/{method.lower()}?a=b&c=d", method, b"x" * 1000 if method == "POST" else None))
     yield from expected(200, ask(port, "/headers", User_Agent="curl/8", X_Forwarded_For="198.51.100.4, 10.0.0.1",
@@ -46,7 +46,7 @@ def requests(port):
     yield from expected(200, ask(port, "/dav", "PROPFIND"))
     for version in b"1.0", b"1.1":
         request = b"GET /version HTTP/%s\r\nHost: a.example\r\nConnection: close\r\n\r\n" % version
-        # Envoy speaks HTTP/1.0 only where it is told to, and answers 426.
+        # Envoy answers 426 to HTTP/1.0 unless configured for it.
         if b" 200 " not in (answer := client.raw(port, request)) and version == b"1.1":
             yield f"HTTP/{version} {answer[:60]}"
     if b" 400 " not in (answer := client.raw(port, b"GET / HTTP/9\r\n\r\n")):
@@ -63,7 +63,7 @@ def denied(port):
 
 
 def connections(port):
-    """What a listener of TCP takes."""
+    """Opens the connections of the comparison to a TCP listener."""
     yield from expected(200, ask(port, "/through-tcp"))
     client.reset(port, b"GET / HTTP/1.1\r\n")
     with socket.create_connection(("127.0.0.1", port)):
@@ -76,12 +76,12 @@ def expected(status, answer):
 
 
 def replaced(line, listener, used):
-    """Envoy's line as the adapter should have it."""
+    """Envoy's line, with the expected differences."""
     for place, (part, by, _) in enumerate(TEXT[listener]):
         if part in line:
             used.add((listener, place))
             line = line.replace(part, by)
-    # Of what ext_authz denied, or Envoy refused, the cluster of the route is known to Envoy alone.
+    # If ext_authz denies a request, or Envoy rejects it, the entry lacks the route's cluster.
     if listener != "otel" and b' "-" app - ' in line:
         used.add(NOT_CHOSEN)
         line = line.replace(b' "-" app - ', b' "-" - - ')
@@ -102,7 +102,7 @@ def traffic(envoy):
 
 
 def settled(envoy, adapter):
-    """Waits until the adapter has as many lines as Envoy itself."""
+    """Waits until the adapter has as many lines as Envoy."""
     def counts():
         return sum(len(envoy.lines(listener)) for listener in LOGGED), len(adapter.lines())
 
@@ -113,7 +113,7 @@ def settled(envoy, adapter):
 
 
 def text_is_envoys_own(binary, directory):
-    """Envoy's own lines, but for the differences above; each of them occurs."""
+    """The lines are Envoy's own, except for the differences above, and each difference occurs."""
     keys = directory / "keys"
     keys.write_text("key\n")
     with Adapter(binary, directory, f"--auth-keys-file={keys}") as adapter, Envoy(directory, adapter.port) as envoy:
@@ -124,14 +124,14 @@ def text_is_envoys_own(binary, directory):
         yield from differences(wanted, adapter.lines(), "text")
         every = {NOT_CHOSEN, *((listener, at) for listener in TEXT for at in range(len(TEXT[listener])))}
         yield from (f"no request shows this difference: {one}" for one in every - used)
-        # Ends of HTTP requests, and nothing else, are what the histogram takes.
+        # The histogram counts only the ends of HTTP requests.
         counted = adapter.metric(r"http_request_seconds_histogram_count\{.*\}")
         if counted != len(envoy.lines("http")):
             yield f"the histogram has {counted} requests, Envoy {len(envoy.lines('http'))}"
 
 
 def json_is_envoys_own(binary, directory):
-    """Istio's members as Envoy writes them, in the adapter's JSON of HTTP and TCP; of OTLP the body is the text."""
+    """Istio's members are Envoy's in the JSON for HTTP and TCP; the body of an OTLP record is the text."""
     keys = directory / "keys"
     keys.write_text("key\n")
     flags = f"--auth-keys-file={keys}", "--format=json"
@@ -149,7 +149,7 @@ def json_is_envoys_own(binary, directory):
 
 
 def a_file_for_each_pod(binary, directory):
-    """What a placeholder stands for comes from Envoy's node."""
+    """The values of placeholders come from Envoy's node."""
     path = "{namespace}/{pod}/{log_name}.log"
     with Adapter(binary, directory, f"--access-log={path}") as adapter, Envoy(directory, adapter.port) as envoy:
         ask(envoy.ports["http"])
@@ -161,7 +161,7 @@ def a_file_for_each_pod(binary, directory):
 
 
 def a_port_that_envoy_takes_for_http_1_is_named(binary, directory):
-    """The commonest mistake: the log says what to write, once."""
+    """The most common mistake: the log names the fix, once."""
     with Adapter(binary, directory) as adapter, Envoy(directory, adapter.port, h2=False) as envoy:
         for _ in range(3):
             ask(envoy.ports["http"], "/private", X_Custom_Token="key")
@@ -175,7 +175,7 @@ def names(envoy):
 
 
 def members(one):
-    """Envoy's object as the adapter should have it."""
+    """Envoy's object, with the expected differences."""
     for name, envoys, ours, _ in MEMBERS:
         if one[name] == envoys:
             one[name] = ours

@@ -1,7 +1,7 @@
-"""Runs the demonstration of docs/walkthrough.md, word for word, in containers.
+"""Runs the demonstration of docs/walkthrough.md, verbatim, in containers.
 
-The images are made here, from the adapter's binary and from Envoy's of PyPI: no
-registry is asked. Usage: compose.py BINARY
+Builds the images from the adapter's binary and from Envoy's in PyPI, without a
+registry. Usage: compose.py BINARY
 """
 
 import io
@@ -18,7 +18,7 @@ from processes import ROOT, until
 
 BINARY = Path(sys.argv[1])
 DOCKER = os.environ.get("DOCKER") or "docker"
-# Names of nobody else's.
+# Unique names.
 ADAPTER, ENVOY, PROJECT = (f"mygrpcadapter-{what}:check-{os.getpid()}" for what in ("demo", "envoy", "project"))
 ENVIRONMENT = {**os.environ, "ADAPTER_IMAGE": ADAPTER, "ENVOY_IMAGE": ENVOY, "COMPOSE_PROJECT_NAME": PROJECT.replace(":", "-")}
 
@@ -31,7 +31,7 @@ def run(*words, **options):
 
 
 def compose():
-    """How Compose is called here; nothing where it is missing."""
+    """The command for Compose; empty if it is missing."""
     for words in ([*DOCKER.split(), "compose"], ["docker-compose"]):
         if shutil.which(words[0]) and subprocess.run([*words, "version"], capture_output=True).returncode == 0:
             return " ".join(words)
@@ -39,7 +39,7 @@ def compose():
 
 
 def image(name, files, *changes):
-    """An image of these files and nothing else: by path in it, a file here or where a link leads."""
+    """Builds an image with only these files: by path in the image, a local file, or the target of a link."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for path, source in files.items():
@@ -69,7 +69,7 @@ def images():
 
 
 def commands():
-    """The demonstration: its commands, each with what it should print."""
+    """The commands of the demonstration, each with its expected output."""
     section = (ROOT / "docs/walkthrough.md").read_text().partition("### Without a cluster")[2].partition("\n### ")[0]
     block = re.search(r"^```console\n(.*?)^```$", section, re.M | re.S)[1]
     for line in block.splitlines():
@@ -86,21 +86,21 @@ def said(command, how):
 
 
 def demonstrate(how):
-    """What the commands print other than they should."""
+    """Runs the commands. Yields unexpected output."""
     built = run("make", "--no-print-directory", "image-name", "DOCKERHUB_USERNAME=", "TAG=" + version()).strip()
     if "${ADAPTER_IMAGE:-%s}" % built not in (ROOT / "docs/envoy/compose.yaml").read_text():
         yield f"compose.yaml doesn't name {built}, which `make image` builds"
     for command, wanted in commands():
         if command.startswith("make image"):
-            continue  # another check's
+            continue  # part of another check
         print(f"      $ {command}", flush=True)
         if command.startswith("curl"):
-            # The first may come before Envoy listens; curl then exits with 7 or more.
+            # The first one may precede Envoy's start; curl then exits with 7 or more.
             seen = until(lambda: answer(command), command)
             if seen != wanted:
                 yield f"`{command}` printed {seen!r}, wanted {wanted!r}"
         elif " tail " in command:
-            # Envoy sends after a second.
+            # Envoy sends its logs after a second.
             count = int(re.search(r"tail -n (\d+)", command)[1])
             shown = until(lambda: lines(command, how, count), f"{count} lines of `{command}`", 20)
             yield from unlike(command, shown)
@@ -119,7 +119,7 @@ def lines(command, how, count):
 
 
 def unlike(command, shown):
-    """Lines that aren't those of the requests before."""
+    """Yields lines that do not match the preceding requests."""
     wanted = ["verdict=deny reason=no_token", "verdict=deny reason=wrong_token", "verdict=allow"] if "audit" in command else [
         '"GET / HTTP/1.1" 200 ', '"GET /private HTTP/1.1" 401 UAEX ', '"GET /private HTTP/1.1" 403 UAEX ',
         '"GET /private HTTP/1.1" 200 ', '"GET /over-otlp HTTP/1.1" 200 ', '"- - -" 0 ']

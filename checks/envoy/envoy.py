@@ -1,4 +1,4 @@
-"""Envoy: the configuration of docs/envoy on loopback, with its own log beside the adapter's."""
+"""Envoy, with the configuration of docs/envoy on loopback, and with its own log in addition."""
 
 import copy
 import json
@@ -12,9 +12,9 @@ from processes import ROOT, Process, free_port, page
 PROGRAM = Path(sysconfig.get_path("purelib"), "envoy/_bin/envoy")
 CONFIGURATION = ROOT / "docs/envoy/envoy.yaml"
 FILE = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
-# The listeners whose requests are logged.
+# The listeners with access logs.
 LOGGED = ("http", "tcp", "otel")
-# Istio's JSON, by its operators in the text.
+# Istio's JSON, by the operators of the text format.
 JSON = {
     "authority": "%REQ(:AUTHORITY)%", "bytes_received": "%BYTES_RECEIVED%", "bytes_sent": "%BYTES_SENT%",
     "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
@@ -33,7 +33,7 @@ JSON = {
 
 
 def manager(listener):
-    """The settings of the filter that a listener ends in."""
+    """The settings of a listener's last filter."""
     return listener["filter_chains"][0]["filters"][-1]["typed_config"]
 
 
@@ -42,7 +42,7 @@ def filter_of(listener, name):
 
 
 def istios_text(listeners):
-    """Istio's TEXT format, as the documented configuration has it."""
+    """Istio's TEXT format, from the documented configuration."""
     return manager(listeners["otel"])["access_log"][0]["typed_config"]["body"]["string_value"]
 
 
@@ -51,15 +51,15 @@ def file_log(path, log_format):
 
 
 class Envoy(Process):
-    """An Envoy that asks the adapter on a port. `change` may edit the listeners first.
+    """An Envoy for the adapter on a port. `change` may edit the listeners first.
 
-    Without `h2` the adapter's port is what a Service's is to Istio when nothing says gRPC.
+    Without `h2`, the adapter's cluster is configured like a Service's port that Istio does not know as gRPC.
     """
 
     def __init__(self, directory, adapter_port, workers=1, change=lambda listeners: None, h2=True):
         self.directory, self.ports = directory, {"admin": free_port(), "app": free_port()}
         settings = yaml.safe_load(CONFIGURATION.read_text())
-        # An anchor is one object for the parser, and each listener is edited alone.
+        # The parser makes one object per anchor, but each listener is edited separately.
         listeners = {listener["name"]: copy.deepcopy(listener) for listener in settings["static_resources"]["listeners"]}
         change(listeners)
         for name, listener in listeners.items():
@@ -81,22 +81,22 @@ class Envoy(Process):
         self.serves(lambda: page(self.ports["admin"], "/ready") == "LIVE\n", "Envoy starts")
 
     def log_beside(self, listeners):
-        """Lets each listener with a log write Istio's text and JSON to files, too."""
+        """Adds file logs in Istio's text and JSON to each listener with a log."""
         text = {"text_format_source": {"inline_string": istios_text(listeners)}}
         for name in LOGGED:
             manager(listeners[name])["access_log"] += [
                 file_log(self.directory / f"{name}.text", text), file_log(self.directory / f"{name}.json", {"json_format": JSON})]
 
     def lines(self, listener, kind="text"):
-        """What it logged itself."""
+        """The lines of its own log."""
         return (self.directory / f"{listener}.{kind}").read_bytes().splitlines(keepends=True)
 
     def stats(self, prefix):
-        """Counters by name, without their prefix."""
+        """Counters by name, without the prefix."""
         shown = json.loads(page(self.ports["admin"], f"/stats?format=json&filter=^{prefix}"))
         return {s["name"].removeprefix(prefix): s["value"] for s in shown["stats"] if "value" in s}
 
     def sent(self, log):
-        """How many entries a kind of log took for sent, and for dropped."""
+        """The entries that a kind of log counted as sent, and as dropped."""
         stats = self.stats(f"access_logs.{log}_access_log.")
         return stats.get("logs_written", 0), stats.get("logs_dropped", 0)

@@ -1,7 +1,7 @@
-"""Faults under load: what Envoy sent, what the file has, and the difference explained to the entry.
+"""Faults under load: compares the entries that Envoy sent with the file, and explains each difference.
 
-Envoy's own log is the truth. Each line of it has a request's own id, so a line that
-the file lacks, or has twice, is known by name.
+Envoy's own log is the reference. Each line has a unique request id, which identifies
+missing and duplicate lines.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from envoy import Envoy
 from processes import until
 
 LOGS = {"http": "grpc", "otel": "open_telemetry"}
-# Requests a second of each kind, how many hand-overs, how much longer the load runs.
+# Requests per second of each kind, the number of handovers, additional seconds of load.
 RATE, HAND_OVERS, LONGER = 800, 3, 0
 
 
 def thoroughly():
-    """More of everything than CI has the time for."""
+    """Increases load and repetitions beyond the time limits of CI."""
     global RATE, HAND_OVERS, LONGER
     RATE, HAND_OVERS, LONGER = 2500, 10, 8
 
 
 class Scene:
-    """An Envoy under load; one adapter after the other, with one port and one volume."""
+    """An Envoy under load, and successive adapters with one port and one volume."""
 
     def __init__(self, binary, directory, *flags, volume=None, workers=1):
         self.stack, self.directory, self.volume, self.flags, self.binary = (
@@ -44,7 +44,7 @@ class Scene:
         self.stack.close()
 
     def another(self):
-        """A further adapter, which takes the place of the last."""
+        """Starts another adapter, which becomes the current one."""
         port = self.adapter.port if hasattr(self, "adapter") else None
         self.adapter = self.stack.enter_context(
             Adapter(self.binary, self.directory, *self.flags, port=port, volume=self.volume))
@@ -60,25 +60,25 @@ class Scene:
             self.load(seconds, listener)
 
     def logged(self, more, listener="http"):
-        """Waits until Envoy has logged some more requests, or the load is over."""
+        """Waits until Envoy has logged `more` requests, or the load ends."""
         count = len(self.envoy.lines(listener)) + more
         until(lambda: len(self.envoy.lines(listener)) >= count or not self.loads[0].runs(), f"{more} more requests")
 
     def written(self, more, kind="http"):
-        """Waits until the file has some more lines, or the load is over."""
+        """Waits until the file has `more` new lines, or the load ends."""
         count = len(self.lines(kind)) + more
         until(lambda: len(self.lines(kind)) >= count or not self.loads[0].runs(), f"{more} more lines")
 
     def lines(self, kind):
-        """The file's lines of one listener: their last field is the route."""
+        """The file's lines for one listener, by their last field, the route."""
         return [line for line in self.adapter.lines() if line.endswith(f" {kind}\n".encode())]
 
     def sent(self, kind):
-        """What Envoy logged, as the file should have it."""
+        """Envoy's own lines, with the expected differences."""
         return [replaced(line, kind, set()) for line in self.envoy.lines(kind)]
 
     def finish(self):
-        """Lets the load end and every entry arrive, or be counted as dropped; what the clients missed."""
+        """Waits for the end of the load, and until every entry has arrived or is dropped. Yields failed requests."""
         for load in self.loads:
             yield from load.problems()
         until(lambda: all(len(self.envoy.lines(kind)) >= count for kind, count in self.asked.items()), "Envoy logs all of it")
@@ -88,14 +88,14 @@ class Scene:
             return all(sum(self.envoy.sent(log)) >= len(sent[kind]) for kind, log in LOGS.items())
 
         until(handed_over, "Envoy hands its entries over")
-        # Whether the last of them arrive is for the account to say.
+        # `account` checks whether the last of them arrived.
         while (before := len(self.adapter.lines())) < sum(map(len, sent.values())):
             time.sleep(2)
             if len(self.adapter.lines()) == before:
                 break
 
     def account(self, kind):
-        """Entries sent, lines of the file, lines it lacks, entries that Envoy took for dropped; and what can't be."""
+        """Accounts for the entries sent. Returns the missing ones, the number that Envoy counted as dropped, and errors."""
         sent, found = Counter(self.sent(kind)), Counter(self.lines(kind))
         written, dropped = self.envoy.sent(LOGS[kind])
         impossible = [f"{kind}: {count} times in the file: {line}" for line, count in found.items() if count != 1]
@@ -116,7 +116,7 @@ class Scene:
 
 
 def a_killed_adapter_loses_one_run_of_entries(binary, directory):
-    """SIGKILL, a while without one, a new one: what is lost is in one piece, from the last line that was written."""
+    """SIGKILL, a period without an adapter, a new one: the lost entries are contiguous, from the last written line on."""
     with Scene(binary, directory) as scene:
         scene.load_both(7)
         scene.written(2 * RATE)
@@ -125,7 +125,7 @@ def a_killed_adapter_loses_one_run_of_entries(binary, directory):
         scene.logged(RATE)
         scene.another()
         yield from scene.finish()
-        # ALS: nothing is acknowledged, so Envoy takes all of them for written.
+        # ALS has no acknowledgements, so Envoy counts all entries as written.
         sent, found = scene.sent("http"), scene.lines("http")
         missing, dropped, impossible = scene.account("http")
         yield from impossible
@@ -134,7 +134,7 @@ def a_killed_adapter_loses_one_run_of_entries(binary, directory):
             yield "http: what is lost is not one run that begins with the last line before the kill"
         if dropped or not missing:
             yield f"http: {len(missing)} lost of a second without an adapter, {dropped} counted as dropped"
-        # OTLP: what was not answered is counted. Two messages may have been written and not answered.
+        # OTLP: Envoy counts unanswered entries as dropped. Two messages may be written but unanswered.
         missing, dropped, impossible = scene.account("otel")
         yield from impossible
         if not len(missing) <= dropped <= len(missing) + 2 * 73:
@@ -142,7 +142,7 @@ def a_killed_adapter_loses_one_run_of_entries(binary, directory):
 
 
 def a_hand_over_loses_nothing(binary, directory):
-    """A second adapter on the port, then SIGTERM to the first, again and again: logs, and checks without a refusal."""
+    """Repeatedly starts a second adapter on the port and sends SIGTERM to the first: no entry is lost, no check refused."""
     keys = directory / "keys"
     keys.write_text("key\n")
     with Scene(binary, directory, "--reuse-port", f"--auth-keys-file={keys}", workers=2) as scene:
@@ -166,7 +166,7 @@ def connections_that_end_for_their_age_lose_nothing(binary, directory):
 
 
 def a_full_disk_loses_no_entry_of_als(binary, directory):
-    """Envoy keeps what is not read. Of OTLP, what is refused is counted."""
+    """Envoy buffers unread entries of ALS, and counts refused ones of OTLP."""
     with mounted(directory, "-t", "tmpfs", "-o", "size=24m", "tmpfs") as volume:
         ballast = volume / "ballast"
         ballast.write_bytes(bytes(23 << 20))
@@ -181,7 +181,7 @@ def a_full_disk_loses_no_entry_of_als(binary, directory):
 
 
 def a_frozen_volume_loses_no_entry_of_als(binary, directory):
-    """A write that doesn't return is a stall: reading stops, and goes on when it is over."""
+    """A blocked write is a stall: reading stops, and resumes afterwards."""
     image = directory / "image"
     with open(image, "wb") as file:
         file.truncate(48 << 20)
@@ -195,18 +195,18 @@ def a_frozen_volume_loses_no_entry_of_als(binary, directory):
         with frozen(volume):
             until(lambda: scene.adapter.metric(r'mygrpcadapter_write_errors_total\{reason="stalled"\}') > 0, "the volume stalls")
             scene.logged(RATE)
-            # A verdict needs no volume, and its audit record waits by itself.
+            # A verdict needs no volume, and does not wait for its audit record.
             for headers, wanted in ({"X_Custom_Token": "key"}, 200), ({}, 401):
                 if (status := ask(scene.envoy.ports["http"], "/private", **headers)[0]) != wanted:
                     yield f"a check while the volume is frozen: {status}, wanted {wanted}"
         yield from scene.finish()
         yield from scene.nothing_is_lost("http")
-        # What was queued when the stall was told of is written afterwards.
+        # Entries queued when the stall was detected are written afterwards.
         yield from counted(*scene.account("otel"), exactly=False)
 
 
 def what_envoy_cannot_keep_it_counts(binary, directory):
-    """A disk that is full for more entries than Envoy's 16 MiB hold: what is missing is what it dropped."""
+    """A disk is full for longer than Envoy's 16 MiB last: exactly the dropped entries are missing."""
     with mounted(directory, "-t", "tmpfs", "-o", "size=96m", "tmpfs") as volume:
         ballast = volume / "ballast"
         ballast.write_bytes(bytes(95 << 20))

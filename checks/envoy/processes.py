@@ -1,4 +1,4 @@
-"""The processes of a check: started, asked, stopped by their id."""
+"""The processes of a check: start, requests, and stop by process id."""
 
 import contextlib
 import signal
@@ -18,7 +18,7 @@ def free_port():
 
 
 def until(condition, what, seconds=60):
-    """Waits for the condition and returns what it came to; an error when it never comes."""
+    """Waits until the condition is true and returns its value; raises an error after `seconds`."""
     end = time.monotonic() + seconds
     while not (held := condition()):
         if time.monotonic() > end:
@@ -28,7 +28,7 @@ def until(condition, what, seconds=60):
 
 
 def page(port, path):
-    """A page of a process of ours; nothing where none answers."""
+    """A page of a local process; empty without an answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with contextlib.suppress(OSError), opener.open(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         return answer.read().decode()
@@ -36,7 +36,7 @@ def page(port, path):
 
 
 class Process:
-    """One process, with its output in a file; ended with the block at the latest."""
+    """One process, with its output in a file; stopped at the end of its `with` block at the latest."""
 
     def __init__(self, command, output):
         self.output = output
@@ -63,7 +63,7 @@ class Process:
         self.process.wait()
 
     def serves(self, condition, what):
-        """Waits until it serves; with its last words where it ends instead."""
+        """Waits until it serves. If it exits instead, the error has its last output."""
         def held():
             if self.process.poll() is not None:
                 raise RuntimeError(f"{what}: it ended with {self.process.returncode}: {self.said()[-600:]}")

@@ -1,4 +1,4 @@
-"""ext_authz: what a client of Envoy sees for each verdict, and while keys and adapters change."""
+"""ext_authz: responses to Envoy's clients for each verdict, and during changes of keys and adapters."""
 
 import contextlib
 import copy
@@ -22,7 +22,7 @@ FLAGS = (
 CHALLENGE = ("--auth-www-authenticate=Bearer realm=\"mesh\"", "--auth-denied-code=401")
 TOKEN = "x-custom-token"
 
-# By the adapter's flags: the request's headers, and the answer: status, body, some headers.
+# The adapter's flags, the request's headers, and the answer: status, body, some headers.
 TABLE = [
     ((), {}, (401, b"", {})),
     ((), {TOKEN: "wrong"}, (403, b"", {})),
@@ -32,7 +32,7 @@ TABLE = [
     ((), {TOKEN: "KEY"}, (403, b"", {})),
     ((), {TOKEN: "ke"}, (403, b"", {})),
     ((), {TOKEN: "principal spiffe://a/b"}, (403, b"", {})),
-    # Envoy joins what comes twice: that is one token, and a wrong one.
+    # Envoy joins repeated headers: the result is one wrong token.
     ((), {TOKEN: ["wrong", "key"]}, (403, b"", {})),
     ((), {TOKEN: ["key", "key"]}, (403, b"", {})),
     (FLAGS, {}, (407, b'{"error":"no"}', {"content-type": "application/json"})),
@@ -53,7 +53,7 @@ def answer_differs(what, answer, wanted):
 
 
 def two_of_a_kind(headers):
-    """The pairs of a request's headers, of which one may come twice."""
+    """A request's headers as pairs; a list of values repeats its header."""
     return [(name, value) for name, values in headers.items() for value in (values if isinstance(values, list) else [values])]
 
 
@@ -72,7 +72,7 @@ def each_verdict_comes_to_what_the_flags_say(binary, directory):
 
 
 def a_token_is_removed_and_a_reason_is_logged(binary, directory):
-    """`--auth-remove-header` keeps the token from the application, and Envoy's log can show the reason."""
+    """`--auth-remove-header` hides the token from the application, and Envoy's log can show the reason."""
     token, reason = directory / "token", directory / "reason"
 
     def change(listeners):
@@ -98,12 +98,12 @@ def a_token_is_removed_and_a_reason_is_logged(binary, directory):
 
 
 def reached(envoy):
-    """Waits until Envoy's questions arrive: what it made of an adapter that is gone are 503s."""
+    """Waits until Envoy's checks arrive: it answers 503 for a stopped adapter."""
     until(lambda: ask(envoy.ports["http"], PATH)[0] != 503, "Envoy finds the adapter")
 
 
 def no_adapter_is_an_outage_and_no_denial(binary, directory):
-    """`statusOnError`, and with `failOpen` the request goes on; a denial holds in spite of it."""
+    """Without an answer, `statusOnError` applies, or the request proceeds with `failOpen`; a denial overrides both."""
     def change(listeners):
         listeners["open"] = copy.deepcopy(listeners["http"])
         listeners["open"]["name"] = "open"
@@ -114,7 +114,7 @@ def no_adapter_is_an_outage_and_no_denial(binary, directory):
     with Adapter(binary, directory, f"--auth-keys-file={keys}") as adapter, Envoy(directory, adapter.port, change=change) as envoy:
         shut, fails_open = envoy.ports["http"], envoy.ports["open"]
         yield from statuses("served", shut, fails_open, 401, 401)
-        # Stopped, it takes connections and answers nothing: the timeout decides.
+        # Stopped, it accepts connections without answering: the timeout applies.
         adapter.signal(signal.SIGSTOP)
         yield from statuses("no answer", shut, fails_open, 503, 200)
         adapter.signal(signal.SIGCONT)
@@ -137,7 +137,7 @@ def no_keys_deny_everyone(binary, directory):
 
 
 def keys_change_without_a_refused_request(binary, directory):
-    """The old key, both, the new one, as a Secret is changed; a caller with a key that holds is never refused."""
+    """The old key, both, the new one, as in changes of a Secret: a caller with a valid key is never refused."""
     keys = directory / "keys"
     put(keys, "old")
     with Adapter(binary, directory, f"--auth-keys-file={keys}") as adapter, Envoy(directory, adapter.port, workers=2) as envoy:
@@ -157,7 +157,7 @@ def keys_change_without_a_refused_request(binary, directory):
 
 
 def put(path, *keys):
-    """As a Secret changes: another file in its place at once."""
+    """Replaces the file atomically, as the kubelet does."""
     beside = path.with_suffix(".new")
     beside.write_text("".join(f"{key}\n" for key in keys))
     os.replace(beside, path)
@@ -184,7 +184,7 @@ def the_audit_file_has_every_check_and_no_token(binary, directory):
 
 
 def certificates(directory):
-    """A CA, and two leaves with SPIFFE identities: files by name."""
+    """Creates a CA, and leaf certificates with SPIFFE identities, in files by name."""
     def openssl(*words):
         subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)
 
@@ -209,7 +209,7 @@ def mutual_tls(listener, directory):
 
 
 def asked_for_tcp(listeners):
-    """Istio's TCP filter of the same provider, before the proxy."""
+    """Adds Istio's TCP filter for the same provider, before the proxy."""
     http = filter_of(listeners["http"], "envoy.filters.http.ext_authz")
     listeners["tcp"]["filter_chains"][0]["filters"].insert(0, {"name": "ext_authz", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz",
@@ -217,7 +217,7 @@ def asked_for_tcp(listeners):
 
 
 def principals_open_tcp_and_http(binary, directory):
-    """By its mTLS identity a peer may pass; on TCP, which has no header, nothing else may."""
+    """A peer is admitted by its mTLS identity; on TCP, without headers, only by that."""
     certificates(directory)
     keys = directory / "keys"
     keys.write_text("key\nprincipal spiffe://cluster.local/ns/default/sa/sl*\n")
@@ -235,7 +235,7 @@ def principals_open_tcp_and_http(binary, directory):
 
 
 def status_by_tls(port, directory, name):
-    """The status that a peer with a certificate gets; nothing where the connection is closed."""
+    """The status for a peer with this certificate; empty if the connection is closed."""
     context = ssl.create_default_context(cafile=directory / "ca.crt")
     context.check_hostname = False
     context.load_cert_chain(directory / f"{name}.crt", directory / f"{name}.key")

@@ -197,14 +197,14 @@ impl Found {
     /// a higher number.
     fn sort(&mut self) {
         let of_file = |one: &Rotated, other: &Rotated| (&one.dir, &one.name).cmp(&(&other.dir, &other.name));
-        self.rotated.sort_by(|one, other| of_file(one, other).then(other.number.cmp(&one.number)));
+        self.rotated.sort_unstable_by(|one, other| of_file(one, other).then(other.number.cmp(&one.number)));
         for at in 1..self.rotated.len() {
             let [newer, older] = &mut self.rotated[at - 1..=at] else { continue };
             if of_file(newer, older).is_eq() {
                 older.written = older.written.min(newer.written);
             }
         }
-        self.rotated.sort_by(|one, other| {
+        self.rotated.sort_unstable_by(|one, other| {
             let by_age = one.written.cmp(&other.written);
             by_age.then_with(|| of_file(one, other)).then(one.number.cmp(&other.number))
         });

@@ -1,7 +1,7 @@
 //! A whole adapter in this process, on loopback, kept from one input to the next.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use tokio::runtime::Runtime;
 
 use crate::scratch;
 
+/// Calls after which the files that inputs have named are deleted.
+const CALLS_PER_VOLUME: u32 = 500;
 /// No write to memory takes as long.
 const STALL: Duration = Duration::from_secs(60);
 
@@ -40,6 +42,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// Its volume.
     pub volume: PathBuf,
+    calls: u32,
 }
 
 impl Server {
@@ -98,6 +101,24 @@ impl Server {
         runtime.spawn(async move {
             serve(listener, dispatcher, limits, states).await.expect("a server that serves")
         });
-        Self { runtime, address, volume: dir }
+        Self { runtime, address, volume: dir, calls: 0 }
+    }
+
+    /// Empties the volume now and then: inputs name files anywhere in it.
+    pub fn before_call(&mut self) {
+        self.calls += 1;
+        if self.calls.is_multiple_of(CALLS_PER_VOLUME) {
+            empty(&self.volume);
+        }
+    }
+}
+
+fn empty(volume: &Path) {
+    for entry in std::fs::read_dir(volume).expect("a volume").flatten() {
+        let outcome = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
+            _ => std::fs::remove_file(entry.path()),
+        };
+        outcome.expect("an empty volume");
     }
 }

@@ -9,7 +9,6 @@
 mod client;
 
 use std::cell::RefCell;
-use std::path::Path;
 
 use mygrpcadapter::pb::envoy::service::auth::v3::CheckResponse;
 use mygrpcadapter::pb::envoy::service::auth::v3::check_response::HttpResponse;
@@ -45,20 +44,16 @@ const INVALID_ARGUMENT: u32 = 3;
 const NOT_FOUND: u32 = 5;
 const RESOURCE_EXHAUSTED: u32 = 8;
 
-/// Files are made wherever an input says so; after so many calls they go.
-const CALLS_PER_VOLUME: u32 = 500;
-
 struct Stand {
     server: Server,
     client: Client,
-    calls: u32,
 }
 
 thread_local! {
     static STAND: RefCell<Stand> = RefCell::new({
         let server = Server::start("calls");
         let client = server.runtime.block_on(Client::connect(server.address)).expect("a connection");
-        Stand { server, client, calls: 0 }
+        Stand { server, client }
     });
 }
 
@@ -66,10 +61,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let [choice, message @ ..] = input else { return };
     let path = PATHS[usize::from(*choice) % PATHS.len()];
     let reply = STAND.with_borrow_mut(|stand| {
-        stand.calls += 1;
-        if stand.calls.is_multiple_of(CALLS_PER_VOLUME) {
-            empty(&stand.server.volume);
-        }
+        stand.server.before_call();
         stand.server.runtime.block_on(stand.client.unary(path, message)).expect("an answer")
     });
     check(path, &reply);
@@ -109,15 +101,5 @@ fn check(path: &str, reply: &Reply) {
             assert!(matches!((status.code, status.message.is_empty()), (0, true) | (3, false)));
         }
         _ => {}
-    }
-}
-
-fn empty(volume: &Path) {
-    for entry in std::fs::read_dir(volume).expect("a volume").flatten() {
-        let outcome = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
-            _ => std::fs::remove_file(entry.path()),
-        };
-        outcome.expect("an empty volume");
     }
 }

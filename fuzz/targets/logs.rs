@@ -10,7 +10,6 @@
 mod client;
 
 use std::cell::RefCell;
-use std::path::Path;
 
 use bytes::Bytes;
 use mygrpcadapter_fuzz::assert_is_line;
@@ -23,30 +22,23 @@ const EXPORT: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 
 /// gRPC's codes for what a caller may get wrong, and INTERNAL for what is no message.
 const EXPECTED: [u32; 4] = [0, 3, 8, 13];
-/// Files are made wherever an input says so; after so many calls they go.
-const CALLS_PER_VOLUME: u32 = 500;
-
 struct Stand {
     server: Server,
     client: Client,
-    calls: u32,
 }
 
 thread_local! {
     static STAND: RefCell<Stand> = RefCell::new({
         let server = Server::start("logs");
         let client = server.runtime.block_on(Client::connect(server.address)).expect("a connection");
-        Stand { server, client, calls: 0 }
+        Stand { server, client }
     });
 }
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let [choice, step, rest @ ..] = input else { return };
     STAND.with_borrow_mut(|stand| {
-        stand.calls += 1;
-        if stand.calls.is_multiple_of(CALLS_PER_VOLUME) {
-            empty(&stand.server.volume);
-        }
+        stand.server.before_call();
         let reply = stand.server.runtime.block_on(call(&stand.client, *choice, usize::from(*step) + 1, rest));
         assert_is_line(&reply.message);
         assert!(EXPECTED.contains(&reply.status), "{reply:?}");
@@ -75,14 +67,4 @@ async fn call(client: &Client, choice: u8, step: usize, bytes: &[u8]) -> Reply {
     // The answer may have come before the end.
     let _ = call.send(Bytes::new(), true);
     call.reply().await.expect("an answer")
-}
-
-fn empty(volume: &Path) {
-    for entry in std::fs::read_dir(volume).expect("a volume").flatten() {
-        let outcome = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
-            _ => std::fs::remove_file(entry.path()),
-        };
-        outcome.expect("an empty volume");
-    }
 }

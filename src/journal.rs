@@ -44,6 +44,7 @@ pub use self::files::Fsync;
 pub use self::queue::{Destination, Tally, Unfinished};
 use self::queue::{Outcome, Progress, Queue, Update, Waiter};
 use self::writer::Writer;
+use crate::message::{Late, Patience};
 use crate::metrics::{Counter, Export, Page};
 use crate::refusal::{Reason, Refusal};
 use crate::render::Format;
@@ -166,8 +167,7 @@ impl Journal {
     }
 
     /// Waits for room for a request of this many encoded bytes, after all earlier ones.
-    /// The room is held until the outcome is known. The caller limits the wait, and
-    /// then gives the reason from [`Self::no_room`].
+    /// The room is held until the outcome is known.
     pub async fn room(&self, bytes: usize) -> Result<Room<'_>, Refusal> {
         let permit = self.room.acquire_many(room_for(bytes)).await.map_err(|_| closing())?;
         // A request may grow when rendered, and requests answered during a stall are
@@ -181,8 +181,17 @@ impl Journal {
         }
     }
 
+    /// The same, for no longer than a caller waits.
+    pub async fn room_in_time(&self, bytes: usize, patience: &mut Patience) -> Result<Room<'_>, Refusal> {
+        let room = patience.wait(self.room(bytes)).await;
+        room.map_err(|late| match late {
+            Late::Queue => self.no_room(),
+            Late::Caller => Refusal::late(),
+        })?
+    }
+
     /// The reason why there is no room.
-    pub fn no_room(&self) -> Refusal {
+    fn no_room(&self) -> Refusal {
         if self.queue.is_stalled() {
             Refusal::new(Reason::Stalled, "the volume has stalled; nothing was written")
         } else {

@@ -144,6 +144,11 @@ impl Refusal {
         Self { scope: Scope::File, ..self }
     }
 
+    /// For a record, where no volume is configured.
+    pub fn no_volume() -> Self {
+        Self::new(Reason::NoVolume, "there is no volume to write to: --volume none")
+    }
+
     /// The refusal of a request whose caller's deadline has passed.
     pub fn late() -> Self {
         Self::new(Reason::Deadline, "the caller's timeout has passed; nothing was written")

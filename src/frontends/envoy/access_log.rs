@@ -14,7 +14,7 @@ use records::envoy::observation;
 use records::protobuf::wire::Malformed;
 use records::render::{bound, go};
 
-use super::log::{HTTP, Log, MALFORMED, MAX_RENDERED, TCP, TOO_LONG};
+use super::log::{GROWTH, HTTP, Log, MALFORMED, MAX_RENDERED, TCP, TOO_LONG};
 use crate::histogram::{Histogram, Observation, Observations};
 use crate::journal::{Destination, Journal, OnStall};
 use crate::memory;
@@ -26,8 +26,6 @@ use crate::render::Format;
 /// Approximate rendered bytes of one append; a message that renders to more is appended
 /// in several parts.
 const PART: usize = 128 * 1024;
-/// The usual upper bound of a message's growth.
-const GROWTH: usize = 4;
 
 /// One stream: its sender, and the destination of its lines.
 #[derive(Debug)]

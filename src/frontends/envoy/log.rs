@@ -14,6 +14,9 @@ use crate::once::Once;
 /// Limit on the rendered bytes of one request.
 pub(super) const MAX_RENDERED: usize = 8 * 1024 * 1024;
 
+/// The usual upper bound of a message's growth.
+pub(super) const GROWTH: usize = 4;
+
 /// The kinds of entries, in the order of [`Log::entries`].
 pub(super) const HTTP: usize = 0;
 pub(super) const TCP: usize = 1;

@@ -6,16 +6,14 @@ use records::envoy::identifier::Identifier;
 use records::otlp::export::{self, Count, Export, ResourceLogs};
 use records::render::bound;
 
-use super::log::{Log, MALFORMED, MAX_RENDERED, OTLP};
+use super::log::{GROWTH, Log, MALFORMED, MAX_RENDERED, OTLP};
 use crate::journal::{Destination, Journal, OnStall};
 use crate::memory;
-use crate::message::{Late, Message, Patience};
+use crate::message::{Message, Patience};
 use crate::refusal::{Reason, Refusal};
 
 /// Limit on the resources of one request.
 const MAX_RESOURCES: usize = 65_536;
-/// The usual upper bound of a message's growth.
-const GROWTH: usize = 4;
 /// Field of the answer: the number of rejected records, and the reason.
 const PARTIAL_SUCCESS: u8 = 0x0a;
 const REJECTED: u8 = 0x08;
@@ -33,9 +31,7 @@ impl Log {
     ///
     /// The request is malformed, renders to too many bytes, or could not be written.
     pub async fn export<H>(&self, message: Message<H>) -> Result<Bytes, Refusal> {
-        let Some(journal) = &self.journal else {
-            return Err(Refusal::new(Reason::NoVolume, "there is no volume to write to: --volume none"));
-        };
+        let journal = self.journal.as_ref().ok_or_else(Refusal::no_volume)?;
         let plan = self.plan(journal, &message.bytes)?;
         let mut waiting = message.patience;
         let (mut count, mut room) = (Count::default(), MAX_RENDERED);
@@ -80,11 +76,7 @@ impl Log {
         waiting: &mut Patience,
         room: &mut usize,
     ) -> Result<Count, Refusal> {
-        let place = journal.room(message.bytes.len().saturating_mul(GROWTH));
-        let place = waiting.wait(place).await.map_err(|late| match late {
-            Late::Queue => journal.no_room(),
-            Late::Caller => Refusal::late(),
-        })??;
+        let place = journal.room_in_time(message.bytes.len().saturating_mul(GROWTH), waiting).await?;
         let to = &plan.files[at];
         let mut count = Count::default();
         let render = |out: &mut Vec<u8>| {

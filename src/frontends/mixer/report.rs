@@ -11,7 +11,7 @@ use super::latency;
 use crate::histogram::{Histogram, Observations};
 use crate::journal::{Journal, Tally};
 use crate::memory;
-use crate::message::{Late, Message, Patience};
+use crate::message::{Message, Patience};
 use crate::record::Record;
 use crate::refusal::{Reason, Refusal};
 use crate::render::{Format, Style};
@@ -111,15 +111,10 @@ fn make_room(bytes: usize, limit: usize, out: &mut Vec<u8>) -> bool {
         return false;
     }
     if bytes > out.capacity() - out.len() {
-        memory::give_back();
         // One more byte for the end of the request.
-        out.reserve_exact(left + 1);
+        memory::reserve(out, left + 1);
     }
     true
-}
-
-fn no_volume() -> Refusal {
-    Refusal::new(Reason::NoVolume, "there is no volume to write to: --volume none")
 }
 
 /// Appends one record as its own request.
@@ -179,7 +174,7 @@ impl Reports {
             tally.counter.add(tally.count);
             return Ok(Bytes::new());
         }
-        let journal = self.journal.as_ref().ok_or_else(no_volume)?;
+        let journal = self.journal.as_ref().ok_or_else(Refusal::no_volume)?;
         let to = journal.destination(path, report.config.format())?;
         let mut waiting = patience;
         let render = |out: &mut Vec<u8>| {
@@ -188,10 +183,7 @@ impl Reports {
             self.histogram.add(&observations);
             Ok::<_, Refusal>(())
         };
-        let room = waiting.wait(journal.room(message.bytes.len())).await.map_err(|late| match late {
-            Late::Queue => journal.no_room(),
-            Late::Caller => Refusal::late(),
-        })??;
+        let room = journal.room_in_time(message.bytes.len(), &mut waiting).await?;
         let pending = journal.append(room, &to, tally, render)?;
         // After rendering the message and its permit can be released.
         drop(message);

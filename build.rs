@@ -34,25 +34,49 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Removes the unwinding tables from the release binary, which aborts on panic.
+/// Links the release binary, which aborts on panic, without what only unwinding and backtraces need.
 fn leave_out_unwinding() {
-    let set_to = |name: &str, value: &str| std::env::var(name).is_ok_and(|set| set == value);
-    if !set_to("PROFILE", "release") || !set_to("CARGO_CFG_TARGET_ENV", "musl") {
+    if variable("PROFILE") != "release" || variable("CARGO_CFG_TARGET_ENV") != "musl" {
         return;
     }
-    // Read at run time, not by `env!`: the directory may have moved since.
-    let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    let script = Path::new(&here).join(".cargo/no-unwind.ld");
-    println!("cargo:rerun-if-changed={}", script.display());
-    // On x86_64 gcc links; elsewhere cargo calls the linker directly.
-    let gcc = set_to("CARGO_CFG_TARGET_ARCH", "x86_64");
-    for word in ["--no-eh-frame-hdr", "-T", &script.display().to_string()] {
-        if gcc {
+    link_with(&["--no-eh-frame-hdr"]);
+    link_with(&["-T", &script("no-unwind.ld")]);
+    // It names functions of one compiler's library.
+    if compiler_is_pinned() {
+        link_with(&["-T", &script("no-symbolizer.ld")]);
+    }
+}
+
+/// On x86_64 gcc links; elsewhere cargo calls the linker directly.
+fn link_with(words: &[&str]) {
+    for word in words {
+        if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
             // Not -Wl, which would split a path at its commas.
             println!("cargo:rustc-link-arg-bins=-Xlinker");
         }
         println!("cargo:rustc-link-arg-bins={word}");
     }
+}
+
+/// The path of a linker script.
+fn script(name: &str) -> String {
+    // Read at run time, not by `env!`: the directory may have moved since.
+    let path = Path::new(&variable("CARGO_MANIFEST_DIR")).join(".cargo").join(name);
+    println!("cargo:rerun-if-changed={}", path.display());
+    path.display().to_string()
+}
+
+/// Whether the compiler is that of rust-toolchain.toml.
+fn compiler_is_pinned() -> bool {
+    println!("cargo:rerun-if-changed=rust-toolchain.toml");
+    let file = Path::new(&variable("CARGO_MANIFEST_DIR")).join("rust-toolchain.toml");
+    let pinned = std::fs::read_to_string(file).unwrap_or_default();
+    let version = output(Command::new(variable("RUSTC")).arg("--version")).unwrap_or_default();
+    version.split(' ').nth(1).is_some_and(|version| pinned.contains(&format!("\"{version}\"")))
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
 }
 
 /// The commit: `REVISION` if set (an image build has no repository), else from git,
@@ -66,11 +90,12 @@ fn revision() -> String {
             println!("cargo:rerun-if-changed={watched}");
         }
     }
-    Command::new("git")
-        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
-        .output()
-        .ok()
-        .filter(|out| out.status.success())
-        .and_then(|out| String::from_utf8(out.stdout).ok())
-        .map_or_else(|| "unknown".into(), |text| text.trim().into())
+    output(Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]))
+        .unwrap_or_else(|| "unknown".into())
+}
+
+/// What a successful command prints.
+fn output(command: &mut Command) -> Option<String> {
+    let out = command.output().ok().filter(|out| out.status.success())?;
+    Some(String::from_utf8(out.stdout).ok()?.trim().into())
 }

@@ -22,6 +22,9 @@ const PROTOS: [&str; 14] = [
     "policy/v1beta1/http_response.proto",
 ];
 
+/// The compiler of `rust-toolchain.toml`, which the build of the image does not have.
+const LAYOUT_IS_FOR: &str = "1.95.0";
+
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(PROTOS, ["proto"]).map_err(std::io::Error::other)?;
@@ -34,45 +37,31 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Links the release binary, which aborts on panic, without what only unwinding and backtraces need.
+/// Lays out the release binary, which aborts on panic, without what only unwinding and backtraces need. The
+/// script names functions of one compiler's library; another compiler's binary is larger.
 fn leave_out_unwinding() {
-    if variable("PROFILE") != "release" || variable("CARGO_CFG_TARGET_ENV") != "musl" {
+    let release = variable("PROFILE") == "release" && variable("CARGO_CFG_TARGET_ENV") == "musl";
+    if !release || !compiler_is_known() {
         return;
     }
-    link_with(&["--no-eh-frame-hdr"]);
-    link_with(&["-T", &script("no-unwind.ld")]);
-    // It names functions of one compiler's library.
-    if compiler_is_pinned() {
-        link_with(&["-T", &script("no-symbolizer.ld")]);
-    }
-}
-
-/// On x86_64 gcc links; elsewhere cargo calls the linker directly.
-fn link_with(words: &[&str]) {
-    for word in words {
-        if variable("CARGO_CFG_TARGET_ARCH") == "x86_64" {
-            // Not -Wl, which would split a path at its commas.
-            println!("cargo:rustc-link-arg-bins=-Xlinker");
-        }
+    // Read at run time, not by `env!`: the directory may have moved since.
+    let script = Path::new(&variable("CARGO_MANIFEST_DIR")).join(".cargo/layout.ld");
+    println!("cargo:rerun-if-changed={}", script.display());
+    for word in ["--no-eh-frame-hdr", "-T", &script.display().to_string()] {
         println!("cargo:rustc-link-arg-bins={word}");
     }
 }
 
-/// The path of a linker script.
-fn script(name: &str) -> String {
-    // Read at run time, not by `env!`: the directory may have moved since.
-    let path = Path::new(&variable("CARGO_MANIFEST_DIR")).join(".cargo").join(name);
-    println!("cargo:rerun-if-changed={}", path.display());
-    path.display().to_string()
-}
-
-/// Whether the compiler is that of rust-toolchain.toml.
-fn compiler_is_pinned() -> bool {
-    println!("cargo:rerun-if-changed=rust-toolchain.toml");
-    let file = Path::new(&variable("CARGO_MANIFEST_DIR")).join("rust-toolchain.toml");
-    let pinned = std::fs::read_to_string(file).unwrap_or_default();
+/// Whether the compiler is the one that the layout is for.
+fn compiler_is_known() -> bool {
     let version = output(Command::new(variable("RUSTC")).arg("--version")).unwrap_or_default();
-    version.split(' ').nth(1).is_some_and(|version| pinned.contains(&format!("\"{version}\"")))
+    let known = version.split(' ').nth(1) == Some(LAYOUT_IS_FOR);
+    if !known {
+        println!(
+            "cargo:warning=.cargo/layout.ld is for rustc {LAYOUT_IS_FOR}: without it the binary is larger"
+        );
+    }
+    known
 }
 
 fn variable(name: &str) -> String {

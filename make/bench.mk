@@ -14,11 +14,15 @@ bench: examples ## measure load, memory, start and idling (BENCH=--quick)
 	@./checks/bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn'
 
 .PHONY: results
-results: examples ## measure, and write docs/results.md and the README's table
+results: examples ## measure, and write docs/results.md and the figures in the documents
 	@./checks/bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn' >'$(OUT)/results.md'
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size --markdown '$(BINARY)' >>'$(OUT)/results.md'
 	@cp '$(OUT)/results.md' docs/results.md
-	@./checks/bench/readme
+	@./checks/bench/figures '$(BINARY)'
+
+.PHONY: figures
+figures: build ## write the figures of docs/results.md into the documents
+	@./checks/bench/figures '$(BINARY)'
 
 .PHONY: instructions
 instructions: examples ## count instructions per request, beside the floor's

@@ -31,4 +31,5 @@ workflows-check: ## lint .github/workflows
 
 .PHONY: docs-check
 docs-check: build replay-binary cyclonedx ## run the commands in the docs; check their flags, metrics, links and alerts
+	@./checks/bench/figures --check '$(BINARY)'
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./checks/docs/check '$(BINARY)' '$(REPLAY)'

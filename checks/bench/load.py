@@ -27,6 +27,7 @@ PATHS = {
     "authorization": "/authorization.HandleAuthorizationService/HandleAuthorization",
     "ext-authz": "/envoy.service.auth.v3.Authorization/Check",
     "als-http": "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs",
+    "als-tcp": "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs",
     "otlp-logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
 }
 

@@ -80,11 +80,6 @@ def workflow_targets():
         yield from targets(re.findall(r"run: .*?\bmake ([a-z-]+)", path.read_text()))
 
 
-def figures():
-    run("checks/bench/readme", "--check")
-    return []
-
-
 def metrics_problems(shown, texts):
     """Metrics and labels that the adapter doesn't show."""
     families = set(re.findall(r"^# TYPE (\S+)", shown, re.M))
@@ -180,7 +175,6 @@ def main():
         check(f"{path.relative_to(ROOT)}: links lead somewhere", links(path))
         check(f"{path.relative_to(ROOT)}: flags, targets and paths exist", names(path))
     check("the workflows' make targets exist", workflow_targets())
-    check("the README's figures are those of docs/results.md", figures())
     check("exit codes are explained, all of them", exit_codes())
     check("log lines are logged", log_lines())
     check("Mixer's reasons are found in its log", mixer_log())

@@ -88,9 +88,13 @@ def docker(words, tree):
         return ()
     if words[1:3] == ["compose", "-f"]:  # checks/envoy/compose.py runs these
         return [] if (tree / words[3]).exists() else [f"{words[3]} does not exist"]
-    if words[1:4] != ["run", "--rm", f"you/mygrpcadapter:{version()}"]:
-        return [f"another image than you/mygrpcadapter:{version()}: {' '.join(words)}"]
-    return of_image(words[4:], tree)
+    if words[1] == "exec":
+        return of_image(words[3:], tree)
+    image = f"you/mygrpcadapter:{version()}"
+    if image not in words:
+        return [f"another image than {image}: {' '.join(words)}"]
+    arguments = words[words.index(image) + 1:]
+    return of_image(arguments, tree) if words[1:3] == ["run", "--rm"] else ()
 
 
 def make(words, tree):

@@ -12,8 +12,8 @@ use crate::render::Format;
 /// `--version`: version and revision.
 pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
 
-/// An out-of-process adapter for Istio's Mixer. Serves gRPC in plaintext on all addresses: appends received
-/// instances to files on a volume, keeps a histogram of log entries, and answers authorization checks.
+/// Telemetry and authorization adapter for Envoy, Istio and Mixer: writes access logs and reports to files,
+/// answers authorization checks. Serves gRPC in plaintext on all addresses.
 #[derive(Debug, FromArgs)]
 #[argh(
     help_triggers("-h", "--help"),

@@ -130,6 +130,15 @@ def mixer_log():
             yield f"operating.md doesn't explain: {line}"
 
 
+def description():
+    """The one-line description is the same in each place that has one."""
+    wanted = re.search(r'^description = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+    places = {name: (ROOT / name).read_text() for name in ("README.md", "Dockerfile")}
+    for name, text in {**places, "--help": usage()}.items():
+        if wanted not in " ".join(text.split()):
+            yield f"{name} doesn't say: {wanted}"
+
+
 def index():
     """docs/README.md lists every page of its folder."""
     listed = re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs/README.md").read_text())
@@ -180,6 +189,7 @@ def main():
         check(f"{path.relative_to(ROOT)}: links lead somewhere", links(path))
         check(f"{path.relative_to(ROOT)}: flags, targets and paths exist", names(path))
     check("the workflows' make targets exist", workflow_targets())
+    check("the description is the same everywhere", description())
     check("the index lists every page", index())
     check("exit codes are explained, all of them", exit_codes())
     check("log lines are logged", log_lines())

@@ -16,6 +16,7 @@
 //! | [`metrics`], [`process`], [`admin`] | counters and gauges, on the metrics port |
 //! | [`grpc::health`], [`shutdown`] | health, graceful shutdown |
 //! | [`logging`], [`quoted`], [`once`] | log lines, foreign bytes in text, what is logged once |
+//! | [`reload`] | files that are read again when they change |
 //! | [`tools`] | `cat`, `tail`, `probe` |
 //! | [`cli`], [`app`] | the command line, and the wiring of all of the above |
 //!
@@ -39,6 +40,7 @@ pub mod policy;
 pub mod process;
 pub mod quoted;
 pub mod refusal;
+pub mod reload;
 pub mod server;
 pub mod shutdown;
 pub mod tools;

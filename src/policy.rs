@@ -4,6 +4,7 @@
 //! Takes plain bytes and returns a [`Verdict`]. Extracting the token and encoding the
 //! answer are up to the front ends.
 
+pub mod name;
 pub mod rules;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,7 +141,7 @@ impl Policy {
         keys: impl Iterator<Item = &'a [u8]>,
     ) -> Verdict {
         let verdict = match &self.file {
-            Some(file) => judge(token, principal, &file.rules(), keys),
+            Some(file) => judge(token, principal, &file.current(), keys),
             None => judge(token, principal, &Rules::default(), keys),
         };
         if verdict == Verdict::NoKeys && !self.warned.swap(true, Ordering::Relaxed) {

@@ -7,17 +7,13 @@
 //! principal spiffe://cluster.local/ns/ops/*
 //! ```
 
-use std::fs::{Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::fmt;
+use std::io;
+use std::path::Path;
 
-use rustix::fs::OFlags;
+use super::name::Name;
+use crate::reload::Reloaded;
 
-/// How often the file is checked for a change.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Size limit of the file, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -29,19 +25,20 @@ const SPIFFE: &[u8] = b"spiffe://";
 #[derive(Default)]
 pub struct Rules {
     keys: Vec<Box<[u8]>>,
-    principals: Vec<Principal>,
-}
-
-/// An allowed identity.
-enum Principal {
-    Exact(Box<[u8]>),
-    StartsWith(Box<[u8]>),
+    principals: Vec<Name>,
 }
 
 /// Never shows a key.
-impl std::fmt::Debug for Rules {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} keys, {} principals", self.keys.len(), self.principals.len())
+    }
+}
+
+/// The numbers of rules, for the log.
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "keys={} principals={}", self.keys.len(), self.principals.len())
     }
 }
 
@@ -82,10 +79,7 @@ impl Rules {
 
     /// Whether a rule allows this principal.
     pub fn allow(&self, principal: &[u8]) -> bool {
-        self.principals.iter().any(|rule| match rule {
-            Principal::Exact(name) => principal == &**name,
-            Principal::StartsWith(prefix) => principal.starts_with(prefix),
-        })
+        self.principals.iter().any(|rule| rule.allows(principal))
     }
 }
 
@@ -95,113 +89,42 @@ fn names_a_principal(line: &[u8]) -> bool {
     first.eq_ignore_ascii_case(PRINCIPAL) || line.windows(SPIFFE.len()).any(|part| part == SPIFFE)
 }
 
-fn principal(line: &[u8]) -> Option<Principal> {
+fn principal(line: &[u8]) -> Option<Name> {
     let rest = line.strip_prefix(PRINCIPAL)?;
     let name = rest.trim_ascii_start();
-    let wild = name.ends_with(b"*");
-    let text = name.strip_suffix(b"*").unwrap_or(name);
-    let illegal = |byte: &u8| *byte == b'*' || !byte.is_ascii_graphic();
-    if name.len() == rest.len() || !name.starts_with(SPIFFE) || text.iter().any(illegal) {
-        return None;
-    }
-    match wild {
-        true => Some(Principal::StartsWith(text.into())),
-        false if text == SPIFFE => None,
-        false => Some(Principal::Exact(text.into())),
+    if name.len() == rest.len() || !name.starts_with(SPIFFE) || name == SPIFFE {
+        None
+    } else {
+        Name::parse(name)
     }
 }
 
 /// A file of rules, reloaded when it changes.
-#[derive(Debug)]
-pub struct RuleFile {
-    path: PathBuf,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    rules: Arc<Rules>,
-    stamp: Stamp,
-    checked: Instant,
-    unreadable: bool,
-}
-
-/// Identifies a version of the file: device, inode, size, change time.
-type Stamp = (u64, u64, u64, i64, i64);
+pub type RuleFile = Reloaded<Rules>;
 
 impl RuleFile {
     /// Reads the rules. An error gives the reason and none of the file's content.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let (rules, stamp) = read(path)?;
-        let state = State { rules, stamp, checked: Instant::now(), unreadable: false };
-        Ok(Self { path: path.into(), state: Mutex::new(state) })
+        Self::read("keys", vec![path.into()], MAX_FILE, |contents| Rules::parse(&contents.concat()))
     }
 
-    /// The current rules. Checks the file for a change at most once a second; while
-    /// it cannot be read, the last rules hold.
-    pub fn rules(&self) -> Arc<Rules> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.checked.elapsed() >= CHECK_INTERVAL {
-            state.checked = Instant::now();
-            state.check(&self.path);
-        }
-        Arc::clone(&state.rules)
-    }
-}
-
-impl State {
-    fn check(&mut self, path: &Path) {
-        let unchanged = |status: Metadata| stamp(&status) == self.stamp;
-        if !self.unreadable && std::fs::metadata(path).is_ok_and(unchanged) {
-            return;
-        }
-        match read(path) {
-            Ok((rules, stamp)) => {
-                if stamp != self.stamp || self.unreadable {
-                    log::info!(
-                        "read the keys again path={} keys={} principals={}",
-                        path.display(),
-                        rules.keys.len(),
-                        rules.principals.len()
-                    );
-                }
-                (self.rules, self.stamp, self.unreadable) = (rules, stamp, false);
+    /// Reads the tokens of callers: rules that are keys.
+    pub fn tokens(path: &Path) -> io::Result<Self> {
+        Self::read("tokens", vec![path.into()], MAX_FILE, |contents| {
+            let rules = Rules::parse(&contents.concat())?;
+            if rules.has_principals() {
+                Err("a line names a principal, not a token".into())
+            } else {
+                Ok(rules)
             }
-            Err(error) => {
-                if !std::mem::replace(&mut self.unreadable, true) {
-                    log::warn!(
-                        "cannot read the keys, the last ones hold path={} error={error}",
-                        path.display()
-                    );
-                }
-            }
-        }
+        })
     }
-}
-
-fn stamp(status: &Metadata) -> Stamp {
-    (status.dev(), status.ino(), status.size(), status.ctime(), status.ctime_nsec())
-}
-
-/// Opens without blocking: a FIFO would block until it has a writer, and
-/// authorization with it.
-fn read(path: &Path) -> io::Result<(Arc<Rules>, Stamp)> {
-    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
-    let status = file.metadata()?;
-    if !status.is_file() {
-        return Err(io::Error::other("not a file but a directory, a FIFO or a device"));
-    }
-    let mut text = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(io::Error::other("larger than 64 KiB"));
-    }
-    let rules = Rules::parse(&text).map_err(io::Error::other)?;
-    Ok((Arc::new(rules), stamp(&status)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn keys(rules: &Rules) -> Vec<String> {
@@ -210,11 +133,6 @@ mod tests {
 
     fn scratch(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("mygrpcadapter-rules-{name}-{}", std::process::id()))
-    }
-
-    /// Makes the next check of the file due.
-    fn age(file: &RuleFile) {
-        file.state.lock().unwrap().checked = Instant::now().checked_sub(CHECK_INTERVAL * 2).unwrap();
     }
 
     #[test]
@@ -261,27 +179,15 @@ mod tests {
         let path = scratch("changes");
         std::fs::write(&path, "one\r\n\n two \nthree").unwrap();
         let file = RuleFile::open(&path).unwrap();
-        assert_eq!(keys(&file.rules()), ["one", "two", "three"]);
+        assert_eq!(keys(&file.current()), ["one", "two", "three"]);
         for (text, expected) in [("four\n", ["four"]), ("principal typo\n", ["four"]), ("five\n", ["five"])] {
             std::fs::write(&path, text).unwrap();
-            age(&file);
-            assert_eq!(keys(&file.rules()), expected, "{text}");
+            file.age();
+            assert_eq!(keys(&file.current()), expected, "{text}");
         }
         std::fs::remove_file(&path).unwrap();
-        age(&file);
-        assert_eq!(keys(&file.rules()), ["five"]);
+        file.age();
+        assert_eq!(keys(&file.current()), ["five"]);
         assert!(!format!("{file:?}").contains("five"));
-    }
-
-    #[test]
-    fn what_is_not_a_file_is_refused_without_waiting() {
-        let path = scratch("fifo");
-        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        for path in [&path, &std::env::temp_dir()] {
-            let error = RuleFile::open(path).unwrap_err().to_string();
-            assert!(error.contains("not a file"), "{error}");
-        }
-        std::fs::remove_file(&path).unwrap();
     }
 }

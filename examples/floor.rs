@@ -119,11 +119,16 @@ fn main() -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let mut signals = Signals::register()?;
-        let listener = server::bind(port, false)?;
+        let listener = server::bind(None, port, false)?;
         writeln!(io::stderr(), "listening on \"{}\"", listener.local_addr()?)?;
         let health = Health::new(&[]);
-        let limits =
-            Limits { open: Arc::default(), connections: 64, told: Arc::default(), connection_age: None };
+        let limits = Limits {
+            open: Arc::default(),
+            connections: 64,
+            told: Arc::default(),
+            connection_age: None,
+            tls: None,
+        };
         tokio::select! {
             served = server::serve(listener, Floor, limits, health.states()) => {
                 served.map(|()| ExitCode::SUCCESS)

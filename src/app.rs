@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use crate::frontends::envoy::files::Files;
 use crate::frontends::envoy::log::Log;
 use crate::frontends::mixer::Mixer;
 use crate::grpc::budget::Budget;
+use crate::grpc::callers::Callers;
 use crate::grpc::calls::Calls;
 use crate::grpc::health::{self, Health};
 use crate::grpc::{Dispatcher, SERVICES, Services};
@@ -25,6 +27,8 @@ use crate::metrics::{Export, Registry};
 use crate::once::Once;
 use crate::policy::{Policy, RuleFile};
 use crate::process::{self, Process};
+use crate::reload;
+use crate::server::tls::{self, Tls};
 use crate::server::{self, Connections, Limits};
 use crate::shutdown::{self, Signals};
 use crate::volume::pattern::Pattern;
@@ -42,7 +46,7 @@ const STALL: Duration = Duration::from_secs(5);
 pub enum StartError {
     /// The command line is wrong (64).
     Usage(String),
-    /// The file of keys cannot be read (66).
+    /// A file of keys, tokens or certificates cannot be read (66).
     Keys(String),
     /// The port cannot be bound (69).
     Port(String),
@@ -82,6 +86,9 @@ impl fmt::Display for StartError {
 struct Bound {
     listener: TcpListener,
     admin: Option<TcpListener>,
+    tls: Option<Tls>,
+    callers: Option<Callers>,
+    files: reload::Files,
     core: Core,
     ext_authz: ext_authz::Service,
     signals: Signals,
@@ -111,17 +118,24 @@ pub fn run(args: Args) -> Result<ExitCode, StartError> {
 fn bind(args: &Args) -> Result<Bound, StartError> {
     let signals = Signals::register()
         .map_err(|error| StartError::System(format!("cannot register for signals: {error}")))?;
-    let listen = |port, reuse_port| {
-        let listener = server::bind(port, reuse_port);
-        listener.map_err(|error| StartError::Port(format!("cannot listen on port {port}: {error}")))
+    let listen = |address: Option<IpAddr>, port, reuse_port| {
+        let listener = server::bind(address, port, reuse_port);
+        listener.map_err(|error| {
+            let on = address.map_or_else(String::new, |address| format!("{address} "));
+            StartError::Port(format!("cannot listen on {on}port {port}: {error}"))
+        })
     };
     let authorizing = args.auth().check().map_err(StartError::Usage)?;
-    let keys = match &args.auth_keys_file {
-        Some(path) => Some(RuleFile::open(path).map_err(|error| {
-            StartError::Keys(format!("cannot read the keys in {}: {error}", path.display()))
-        })?),
+    let tls = match tls::Settings::check(&args.tls()).map_err(StartError::Usage)? {
+        Some(settings) => Some(Tls::open(settings).map_err(StartError::Keys)?),
         None => None,
     };
+    let keys = args.auth_keys_file.as_deref().map(|path| read("keys", path, RuleFile::open)).transpose()?;
+    let callers = callers(args, tls.is_some())?;
+    let mut files = reload::Files::default();
+    files.0.extend(keys.clone().map(|keys| Box::new(keys) as _));
+    files.0.extend(callers.as_ref().map(Callers::files));
+    files.0.extend(tls.as_ref().map(Tls::files));
     let pattern = Pattern::parse(&args.access_log);
     let pattern = pattern.map_err(|rule| StartError::Usage(format!("--access-log: {rule}")))?;
     let journal = match args.volume.as_os_str().to_str() {
@@ -129,8 +143,9 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
         _ => Some(Arc::new(open_journal(args, &pattern)?)),
     };
     let audit = audit(args, journal.as_ref())?;
-    let listener = listen(args.port, args.reuse_port)?;
-    let admin = args.metrics_port.map(|port| listen(port, args.reuse_port)).transpose()?;
+    let listener = listen(args.address, args.port, args.reuse_port)?;
+    let admin =
+        args.metrics_port.map(|port| listen(args.metrics_address, port, args.reuse_port)).transpose()?;
     let histogram = Arc::new(Histogram::new(histogram::Settings {
         buckets: args.buckets.0.clone(),
         max_series: args.max_series as usize,
@@ -141,7 +156,23 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
     let authorizer = ExtAuthz::new(authorizing, Arc::clone(&policy));
     let ext_authz = ext_authz::Service { authorizer, audit, counters: Arc::clone(&counters) };
     let core = Core { journal, histogram, policy, log, counters };
-    Ok(Bound { listener, admin, core, ext_authz, signals })
+    Ok(Bound { listener, admin, tls, callers, files, core, ext_authz, signals })
+}
+
+fn read<T>(what: &str, path: &Path, open: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, StartError> {
+    open(path)
+        .map_err(|error| StartError::Keys(format!("cannot read the {what} in {}: {error}", path.display())))
+}
+
+/// The tokens of callers. Without encryption anyone on the way could read them.
+fn callers(args: &Args, has_tls: bool) -> Result<Option<Callers>, StartError> {
+    let Some(path) = &args.caller_tokens_file else { return Ok(None) };
+    if !has_tls && !args.caller_tokens_without_tls {
+        let text = "--caller-tokens-file: tokens would travel in plaintext; add --tls-cert and --tls-key, or \
+                    --caller-tokens-without-tls if something else encrypts, such as a sidecar";
+        return Err(StartError::Usage(text.into()));
+    }
+    read("tokens", path, Callers::open).map(Some)
 }
 
 /// The destination of audit records of Envoy's checks.
@@ -199,7 +230,7 @@ fn settings(args: &Args, default_file: FilePath) -> journal::Settings {
 }
 
 async fn serve(bound: Bound, args: &Args) -> ExitCode {
-    let Bound { listener, admin, core, ext_authz, mut signals } = bound;
+    let Bound { listener, admin, tls, callers, files, core, ext_authz, mut signals } = bound;
     process::take_descriptors(args.max_connections);
     let health = Health::new(&SERVICES);
     let budget = Arc::new(Budget::new(args.queue_timeout, args.max_connections as usize));
@@ -207,10 +238,15 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     tokio::spawn(async move { loads.give_back_after_loads().await });
     say_where(&listener, admin.as_ref());
     start_delivering(core.journal.clone(), &health);
-    let services = Arc::new(services(&core, ext_authz, health.clone(), budget));
+    let services = Arc::new(services(&core, ext_authz, callers, health.clone(), budget));
     let open = Arc::new(Connections::default());
     if let Some(admin) = admin {
-        let (registry, health) = (registry(&core, &services, &open), health.clone());
+        let mut registry = registry(&core, &services, &open);
+        registry.add(Arc::new(files));
+        if let Some(tls) = &tls {
+            registry.add(Arc::new(tls.clone()));
+        }
+        let health = health.clone();
         tokio::spawn(admin::serve(admin, Sources { registry, health }));
     }
     let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
@@ -219,6 +255,7 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
         connections: args.max_connections,
         told: Arc::default(),
         connection_age: args.max_connection_age,
+        tls,
     };
     let mut states = health.states();
     let overdue = async {
@@ -245,12 +282,18 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     finish(&core, args.drain_timeout).await
 }
 
-fn services(core: &Core, ext_authz: ext_authz::Service, health: Health, budget: Arc<Budget>) -> Services {
+fn services(
+    core: &Core,
+    ext_authz: ext_authz::Service,
+    callers: Option<Callers>,
+    health: Health,
+    budget: Arc<Budget>,
+) -> Services {
     let Core { journal, histogram, policy, log, counters } = core;
     let counters = Arc::clone(counters);
     let mixer = Mixer::new(journal.clone(), Arc::clone(histogram), Arc::clone(policy), Arc::clone(&counters));
     let (log, calls) = (Arc::clone(log), Arc::new(Calls::new(&SERVICES)));
-    Services { mixer, log, ext_authz, counters, health, calls, budget, unknown: Once::default() }
+    Services { mixer, log, ext_authz, counters, health, callers, calls, budget, unknown: Once::default() }
 }
 
 /// All metrics, in page order.

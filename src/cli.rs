@@ -1,5 +1,6 @@
 //! The command line: arguments and their parsers.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,12 +9,19 @@ use argh::FromArgs;
 use crate::frontends::envoy::ext_authz::settings::{Flags, OnError};
 use crate::journal::Fsync;
 use crate::render::Format;
+use crate::server::tls;
 
-/// `--version`: version and revision.
+/// `--version`: version, revision, and `tls` in a build with TLS.
+#[cfg(not(feature = "tls"))]
 pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
+/// `--version`: version, revision, and `tls` in a build with TLS.
+#[cfg(feature = "tls")]
+pub const VERSION: &str =
+    concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ", tls)");
 
 /// Telemetry and authorization adapter for Envoy, Istio and Mixer: writes access logs and reports to files,
-/// answers authorization checks. Serves gRPC in plaintext on all addresses.
+/// answers authorization checks. Serves gRPC, in plaintext unless told
+/// otherwise.
 #[derive(Debug, FromArgs)]
 #[argh(
     help_triggers("-h", "--help"),
@@ -22,7 +30,7 @@ pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), "
     note = "DURATION is a number with a unit: 500ms, 5s, 2m, 1h. SIZE is one in bytes, or with KiB, MiB, GiB.",
     note = "RUST_LOG sets what is logged: error, warn, info (the default), debug.",
     error_code(64, "the command line is wrong"),
-    error_code(66, "the file of keys can't be read"),
+    error_code(66, "a file of keys, tokens or certificates can't be read"),
     error_code(69, "the port is taken, or not ours to take"),
     error_code(71, "the system refuses a thread or a signal handler"),
     error_code(73, "the volume is missing or not writable"),
@@ -32,6 +40,10 @@ pub struct Args {
     /// port for gRPC; 0 for any free one (default: 8000)
     #[argh(positional, default = "8000")]
     pub port: u16,
+
+    /// IP address for gRPC (default: all)
+    #[argh(option, arg_name = "IP", from_str_fn(ip))]
+    pub address: Option<IpAddr>,
 
     /// directory for all files; `none` to run without one (default: /volume)
     #[argh(option, arg_name = "DIR", default = "PathBuf::from(\"/volume\")")]
@@ -74,6 +86,36 @@ pub struct Args {
     /// port for /metrics, /healthz and /readyz; `off` for none (default: 9145)
     #[argh(option, arg_name = "PORT", from_str_fn(port_or_off), default = "Some(9145)")]
     pub metrics_port: Option<u16>,
+
+    /// IP address for the metrics port (default: all)
+    #[argh(option, arg_name = "IP", from_str_fn(ip))]
+    pub metrics_address: Option<IpAddr>,
+
+    /// PEM file of the certificate for TLS on the gRPC port, with those between it and its CA; reloaded on change
+    /// (needs a build with TLS, the image with the tag suffix -tls)
+    #[argh(option, arg_name = "PATH")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file of that certificate's key
+    #[argh(option, arg_name = "PATH")]
+    pub tls_key: Option<PathBuf>,
+
+    /// PEM file of CAs; clients must present a certificate that one of them has issued
+    #[argh(option, arg_name = "PATH")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// SPIFFE id or DNS name in the certificates of permitted clients, exact or up to a final `*`; repeatable
+    /// (default: any)
+    #[argh(option, arg_name = "NAME")]
+    pub tls_client_name: Vec<String>,
+
+    /// file of tokens, one per line, reloaded on change; callers must send one as `authorization: Bearer TOKEN`
+    #[argh(option, arg_name = "PATH")]
+    pub caller_tokens_file: Option<PathBuf>,
+
+    /// accept these tokens without TLS: something else encrypts, such as a sidecar
+    #[argh(switch)]
+    pub caller_tokens_without_tls: bool,
 
     /// upper bounds of the latency histogram's buckets in seconds, ascending, as in 0.01,0.1,1; or
     /// gatewaymetric for that adapter's own (default: Prometheus's)
@@ -160,7 +202,14 @@ pub struct Args {
 }
 
 const USUAL_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-const SWITCHES: [&str; 5] = ["--auth-remove-header", "--help", "--keep-query", "--reuse-port", "--version"];
+const SWITCHES: [&str; 6] = [
+    "--auth-remove-header",
+    "--caller-tokens-without-tls",
+    "--help",
+    "--keep-query",
+    "--reuse-port",
+    "--version",
+];
 
 impl Args {
     /// The flags for answers to Envoy's checks, as given.
@@ -174,6 +223,16 @@ impl Args {
             auth_denied_content_type: self.auth_denied_content_type.clone(),
             auth_www_authenticate: self.auth_www_authenticate.clone(),
             auth_on_error: self.auth_on_error,
+        }
+    }
+
+    /// The flags for TLS, as given.
+    pub fn tls(&self) -> tls::Flags {
+        tls::Flags {
+            cert: self.tls_cert.clone(),
+            key: self.tls_key.clone(),
+            client_ca: self.tls_client_ca.clone(),
+            client_names: self.tls_client_name.clone(),
         }
     }
 }
@@ -260,6 +319,10 @@ fn port_or_off(text: &str) -> Result<Option<u16>, String> {
         "off" => Ok(None),
         _ => text.parse().map(Some).map_err(|_| String::from("write a port or off")),
     }
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| String::from("write an IP address"))
 }
 
 /// Parses the histogram's bounds.
@@ -398,6 +461,9 @@ mod tests {
             (&["--auth-missing-code", "abc"], "400 to 599"),
             (&["--auth-denied-code", "-1"], "400 to 599"),
             (&["--auth-denied-code", "65536"], "400 to 599"),
+            (&["--address", "localhost"], "an IP address"),
+            (&["--metrics-address=10.0.0.1:9145"], "an IP address"),
+            (&["--caller-tokens-without-tls=1"], "1"),
             (&["--auth-on-error", "allow"], "deny or unavailable"),
             (&["--auth-header"], "--auth-header"),
         ] {

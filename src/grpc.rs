@@ -9,11 +9,13 @@
 //! | [`budget`] | limits on requests and bytes in memory |
 //! | [`connection`] | state shared by a connection's calls and its socket |
 //! | [`reply`] | answers to messages and trailers |
+//! | [`callers`] | the tokens of callers |
 //! | [`calls`] | answers, counted |
 //! | [`checks`] | Envoy's checks, of which the larger part is dropped as it arrives |
 //! | [`health`] | `grpc.health.v1`, and the phases of the server |
 
 pub mod budget;
+pub mod callers;
 pub mod calls;
 pub mod checks;
 pub mod connection;
@@ -36,6 +38,7 @@ use hyper::body::Incoming;
 use tonic::{Code, Status};
 
 use self::budget::{Budget, timeout};
+use self::callers::Callers;
 use self::calls::Calls;
 use self::connection::Connection;
 use self::health::Health;
@@ -67,6 +70,8 @@ pub struct Services {
     pub counters: Arc<Counters>,
     /// The health service.
     pub health: Health,
+    /// The tokens of callers, if they need one.
+    pub callers: Option<Callers>,
     /// Counters of calls.
     pub calls: Arc<Calls>,
     /// The memory budget of requests.
@@ -137,7 +142,9 @@ impl Dispatcher {
             return Err(Box::new(refusal));
         }
         let path = head.uri.path();
-        let routed = route(path).ok_or_else(|| {
+        let routed = route(path);
+        self.admit(head, routed)?;
+        let routed = routed.ok_or_else(|| {
             self.log_unknown(path);
             Box::new(Status::unimplemented("no such method here").into_http())
         });
@@ -150,6 +157,21 @@ impl Dispatcher {
                 Err(Box::new(refused(status, handler.unpacks())))
             }
         }
+    }
+
+    /// Refuses a caller without a valid token, except for health checks: the kubelet
+    /// cannot send one.
+    fn admit(&self, head: &Parts, routed: Option<(usize, Handler)>) -> Result<(), Box<Response<Reply>>> {
+        let Some(callers) = &self.services.callers else { return Ok(()) };
+        if routed.is_some_and(|(_, handler)| handler.is_open()) {
+            return Ok(());
+        }
+        callers.admit(&head.headers, self.connection.peer).map_err(|refusal| {
+            if let Some((service, _)) = routed {
+                self.services.calls.begin(service).with(Code::Unauthenticated);
+            }
+            Box::new(refused(self.refused(&refusal, status), false))
+        })
     }
 
     /// Logs an unknown service once, such as one for traces or metrics.
@@ -235,6 +257,7 @@ fn status(refusal: &Refusal) -> Status {
         | Reason::Descriptors => Code::ResourceExhausted,
         Reason::NoVolume | Reason::Denied => Code::FailedPrecondition,
         Reason::Deadline => Code::DeadlineExceeded,
+        Reason::Unauthenticated => Code::Unauthenticated,
         Reason::Audit | Reason::ReadOnly | Reason::Gone | Reason::Stalled | Reason::Io | Reason::Closing => {
             Code::Unavailable
         }

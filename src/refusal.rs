@@ -43,13 +43,15 @@ pub enum Reason {
     Io,
     /// The system denies access to this file.
     Denied,
+    /// The caller has no valid token.
+    Unauthenticated,
     /// The adapter is shutting down.
     Closing,
 }
 
 impl Reason {
     /// Reasons to refuse a request before any write.
-    pub const REQUEST: [Self; 8] = [
+    pub const REQUEST: [Self; 9] = [
         Self::Malformed,
         Self::Config,
         Self::NoVolume,
@@ -58,6 +60,7 @@ impl Reason {
         Self::Queue,
         Self::Deadline,
         Self::Audit,
+        Self::Unauthenticated,
     ];
     /// Reasons of a failed write.
     pub const WRITE: [Self; 9] = [
@@ -92,6 +95,7 @@ impl Reason {
             Self::Stalled => "stalled",
             Self::Io => "io",
             Self::Denied => "denied",
+            Self::Unauthenticated => "unauthenticated",
             Self::Closing => "closing",
         }
     }

@@ -15,6 +15,7 @@
 //! Calls reset before they were accepted count only while they are pending.
 
 mod socket;
+pub mod tls;
 
 use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use std::error::Error;
 use std::future::{Future, pending, poll_fn};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,8 +37,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 
 use self::socket::Socket;
+use self::tls::Tls;
 use crate::grpc::budget::STREAM_WINDOW;
 use crate::grpc::connection::Connection;
 use crate::grpc::health::{State, closing};
@@ -61,7 +64,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const UNCONFIRMED: Duration = Duration::from_secs(80);
-/// Time limit for a new peer's HTTP/2 preface.
+/// Time limit for a new peer's TLS handshake and HTTP/2 preface together.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 const PREFACE_BYTES: usize = 24;
 /// When others wait for a connection slot, a connection without a call for this long
@@ -93,10 +96,16 @@ pub struct Limits {
     pub told: Arc<Once>,
     /// The age at which a connection is shut down gracefully.
     pub connection_age: Option<Duration>,
+    /// Encrypts the connections, if configured.
+    pub tls: Option<Tls>,
 }
 
-/// Binds all addresses: IPv6 and IPv4 where both exist.
-pub fn bind(port: u16, reuse_port: bool) -> io::Result<TcpListener> {
+/// Binds this address, or all addresses: IPv6 and IPv4 where both exist.
+pub fn bind(address: Option<IpAddr>, port: u16, reuse_port: bool) -> io::Result<TcpListener> {
+    if let Some(address) = address {
+        let address = SocketAddr::from((address, port));
+        return listen(Domain::for_address(address), address, reuse_port);
+    }
     match listen(Domain::IPV6, (Ipv6Addr::UNSPECIFIED, port).into(), reuse_port) {
         // IPv6 is not compiled in, or disabled.
         Err(error) if matches!(error.raw_os_error(), Some(97 | 99)) => {
@@ -153,9 +162,9 @@ where
             crowded: Arc::clone(&places.crowded),
             age: limits.connection_age,
         };
-        let connection = Arc::new(Connection::default());
-        let socket = Socket::new(stream, Arc::clone(&connection), Arc::clone(&limits.told), open);
-        let connection = serve_connection(socket, connection, service.clone(), ending, open);
+        let peer = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
+        let connection = Arc::new(Connection::new(peer));
+        let connection = serve_connection(stream, connection, service.clone(), limits.clone(), ending, open);
         limits.open.0.increment();
         let counted = Arc::clone(&limits.open);
         tokio::spawn(async move {
@@ -314,9 +323,9 @@ async fn abandoned(connection: &Connection) {
     }
 }
 
-/// Returns if the peer has not sent the HTTP/2 preface in time.
-async fn silent(connection: &Connection) {
-    tokio::time::sleep(PREFACE_TIMEOUT).await;
+/// Returns if the peer has not sent the HTTP/2 preface by then.
+async fn silent(connection: &Connection, deadline: Instant) {
+    tokio::time::sleep_until(deadline).await;
     if connection.total() >= PREFACE_BYTES {
         pending().await
     }
@@ -324,9 +333,10 @@ async fn silent(connection: &Connection) {
 
 /// Serves one of `open` connections to its end.
 async fn serve_connection<M, S, B>(
-    socket: Socket,
+    stream: TcpStream,
     connection: Arc<Connection>,
     service: M,
+    limits: Limits,
     ending: Ending,
     open: usize,
 ) where
@@ -336,6 +346,9 @@ async fn serve_connection<M, S, B>(
     B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
 {
     let _ended = Ended(Arc::clone(&connection));
+    let deadline = Instant::now() + PREFACE_TIMEOUT;
+    let Some(stream) = tls::secure(limits.tls, stream, connection.peer, deadline).await else { return };
+    let socket = Socket::new(stream, Arc::clone(&connection), limits.told, open);
     let streams = streams(open);
     let http = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(streams)
@@ -366,7 +379,7 @@ async fn serve_connection<M, S, B>(
     };
     let outcome = tokio::select! {
         outcome = served => outcome,
-        () = silent(&connection) => return,
+        () = silent(&connection, deadline) => return,
         () = gone => return,
     };
     if let Err(error) = outcome {

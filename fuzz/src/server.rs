@@ -86,6 +86,7 @@ impl Server {
             log: Arc::new(log),
             ext_authz,
             counters,
+            callers: None,
             calls: Arc::new(Calls::new(&SERVICES)),
             health: health.clone(),
             budget: Arc::new(Budget::new(patience, 64)),
@@ -93,7 +94,7 @@ impl Server {
         });
         let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
         let limits =
-            Limits { open: Arc::default(), connections: 64, told: Arc::default(), connection_age: None };
+            Limits { open: Arc::default(), connections: 64, told: Arc::default(), connection_age: None, tls: None };
         let states = health.states();
         runtime.spawn(async move {
             journal.deliver(|is_accepting| health.set_reports(is_accepting)).await;

@@ -1,6 +1,7 @@
 //! State shared by a connection's calls and its socket: the bytes of complete messages
 //! that wait to be handled, and whether the connection is shutting down or closed.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -15,6 +16,8 @@ const MAX_HELD: usize = 64 * 1024;
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {
+    /// The peer's address.
+    pub peer: Option<IpAddr>,
     /// Bytes of complete messages.
     held: AtomicUsize,
     /// All bytes read from the socket.
@@ -43,13 +46,18 @@ pub struct Call(Arc<Connection>);
 
 impl Default for Connection {
     fn default() -> Self {
-        let (held, received, useful, begun, ended, reader) = Default::default();
-        let (closing, gone) = (watch::Sender::new(false), Semaphore::new(0));
-        Self { held, received, useful, begun, ended, reader, closing, gone }
+        Self::new(None)
     }
 }
 
 impl Connection {
+    /// A new connection with this peer.
+    pub fn new(peer: Option<IpAddr>) -> Self {
+        let (held, received, useful, begun, ended, reader) = Default::default();
+        let (closing, gone) = (watch::Sender::new(false), Semaphore::new(0));
+        Self { peer, held, received, useful, begun, ended, reader, closing, gone }
+    }
+
     /// Shuts it down: endless streams end now.
     pub fn close(&self) {
         self.closing.send_replace(true);

@@ -44,6 +44,11 @@ impl Handler {
         }
     }
 
+    /// Whether its callers need no token.
+    pub(super) fn is_open(self) -> bool {
+        matches!(self, Self::Check | Self::Watch)
+    }
+
     /// How its calls are treated when room is short. OpenTelemetry exporters retry
     /// only after UNAVAILABLE.
     pub(super) fn terms(self, needs_volume: bool) -> Terms {

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::tls::Stream;
 use crate::grpc::connection::Connection;
 use crate::once::Once;
 
@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_secs(600);
 /// The socket, and its connection's account of received bytes.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     connection: Arc<Connection>,
     /// Peers logged for speaking HTTP/1.
     told: Arc<Once>,
@@ -40,7 +40,7 @@ pub(super) struct Socket {
 
 impl Socket {
     /// The socket of one of `open` connections.
-    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>, told: Arc<Once>, open: usize) -> Self {
+    pub(super) fn new(stream: Stream, connection: Arc<Connection>, told: Arc<Once>, open: usize) -> Self {
         let max_turn = (TURNS / open.max(1)).clamp(MIN_TURN, MAX_TURN);
         Self { stream, connection, told, turn: 0, max_turn, interval: Instant::now(), useless: 0 }
     }
@@ -51,8 +51,7 @@ impl Socket {
         if !is_http_1(bytes) {
             return;
         }
-        let Ok(peer) = self.stream.peer_addr() else { return };
-        let peer = peer.ip().to_canonical();
+        let Some(peer) = self.connection.peer else { return };
         if self.told.is_first(peer.to_string().as_bytes()) {
             log::warn!(
                 "a peer speaks HTTP/1 on the gRPC port; give the Service's port \"appProtocol: grpc\", or a name \

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// The modules that may use wire protocols.
 const EDGE: [&str; 3] = ["server", "grpc", "frontends"];
-const PROTOCOLS: [&str; 5] = ["tonic", "http", "hyper", "http_body", "hyper_util"];
+const PROTOCOLS: [&str; 8] =
+    ["tonic", "http", "hyper", "http_body", "hyper_util", "rustls", "tokio_rustls", "webpki"];
 /// Names that the crate's root re-exports or renames.
 const ALIASES: [(&str, &str); 5] = [
     ("health", "grpc"),

@@ -17,6 +17,7 @@ mod support;
 mod access_logs; // streams of Envoy, exports of OpenTelemetry
 mod architecture; // the order of modules
 mod authorization; // tokens, keys and verdicts
+mod callers; // the tokens of callers
 mod captures; // what real Mixers sent, byte for byte
 mod configs; // handlers and their params
 mod denials; // invalid params of a denial
@@ -45,6 +46,8 @@ mod retention; // rotation, and files with several writers
 mod shutdown; // graceful shutdown
 mod signals; // each signal, in each mode
 mod templates; // the other report templates
+#[cfg(feature = "tls")]
+mod tls; // encrypted connections, certificates
 mod tools; // cat, tail, probe
 mod volume; // files opened, created, deleted and counted in a volume
 mod volumes; // full, read-only, stalled and dying volumes

@@ -1,6 +1,6 @@
 //! The program as a process: command line, exit codes, addresses.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
@@ -9,12 +9,12 @@ use crate::support::namespace::{Namespace, lacks, skip};
 use crate::support::program::PROGRAM;
 use crate::support::{Adapter, Client, OK, Scratch};
 
-fn run(words: &[&str]) -> Output {
+pub fn run(words: &[&str]) -> Output {
     Command::new(PROGRAM).args(words).env_remove("RUST_LOG").output().unwrap()
 }
 
 /// Asserts an exit code, and one line on stderr that contains `part`.
-fn assert_refused(output: &Output, code: i32, part: &str) {
+pub fn assert_refused(output: &Output, code: i32, part: &str) {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{error}");
     assert!(output.stdout.is_empty());
@@ -39,6 +39,38 @@ fn a_wrong_command_line_is_64() {
         (&["0", "--volume", volume, "--default-file=/etc/passwd"], "outside the volume"),
     ] {
         assert_refused(&run(words), 64, part);
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_build_without_tls_says_so() {
+    for flag in ["--tls-cert", "--tls-key", "--tls-client-ca", "--tls-client-name"] {
+        let output = run(&["0", "--volume", "none", flag, "/a"]);
+        assert_refused(&output, 64, &format!("{flag}: this build has no TLS; use the image"));
+    }
+}
+
+#[tokio::test]
+async fn each_port_is_bound_to_its_address() {
+    let words = ["--address", "127.0.0.2", "--metrics-port", "0", "--metrics-address", "127.0.0.3"];
+    let adapter = Adapter::start(&words).await;
+    assert!(adapter.address.starts_with("127.0.0.2:"), "{}", adapter.address);
+    let reaches = |host: &str, port: u16| TcpStream::connect((host, port)).is_ok();
+    let metrics_port = adapter.metrics_port.unwrap();
+    for (host, expected) in
+        [("127.0.0.1", [false, false]), ("127.0.0.2", [true, false]), ("127.0.0.3", [false, true])]
+    {
+        assert_eq!([reaches(host, adapter.port), reaches(host, metrics_port)], expected, "{host}");
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_is_69() {
+    for flag in ["--address", "--metrics-address"] {
+        // Of a network for documentation.
+        let output = run(&["0", "--volume", "none", "--metrics-port", "0", flag, "192.0.2.1"]);
+        assert_refused(&output, 69, "cannot listen on 192.0.2.1 port 0: ");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Test support: the program, clients, messages, namespaces.
 
+#[cfg(feature = "tls")]
+pub mod authority;
 pub mod cgroup;
 pub mod client;
 pub mod frames;
@@ -27,6 +29,7 @@ pub const FAILED_PRECONDITION: u32 = 9;
 pub const UNIMPLEMENTED: u32 = 12;
 pub const INTERNAL: u32 = 13;
 pub const UNAVAILABLE: u32 = 14;
+pub const UNAUTHENTICATED: u32 = 16;
 
 /// Waits until `probe` returns a value.
 pub async fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {

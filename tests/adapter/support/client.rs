@@ -8,6 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Method, Request};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 /// Time limit for an answer.
@@ -63,6 +64,11 @@ impl Client {
     pub async fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        Self::over(stream).await
+    }
+
+    /// A connection over a stream that is open already.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> io::Result<Self> {
         // Replies are DATA frames of five bytes; by default h2 treats 130 buffered
         // ones as an attack.
         let handshake = h2::client::Builder::new().data_frame_budget(usize::MAX).handshake(stream);
@@ -75,6 +81,18 @@ impl Client {
     /// Calls a method and waits for the complete answer.
     pub async fn unary(&self, path: &str, message: &[u8]) -> io::Result<Reply> {
         self.framed(path, framed(message)).await
+    }
+
+    /// Calls a method with additional headers.
+    pub async fn unary_with(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        message: &[u8],
+    ) -> io::Result<Reply> {
+        let mut call = self.open_with(path, headers).await?;
+        call.send(framed(message), true)?;
+        call.reply().await
     }
 
     /// Calls a method with a body that is framed already, validly or not.

@@ -26,7 +26,7 @@ pub const VERSION: &str =
 #[argh(
     help_triggers("-h", "--help"),
     note = "Instead of a port: `cat FILE...`, `tail [-n LINES] [-c BYTES] [-f] FILE`, \
-            `probe [PORT] [SERVICE]` (exit 0 if a running adapter serves).",
+            `probe [--http] [PORT] [SERVICE]` (exit 0 if a running adapter serves).",
     note = "DURATION is a number with a unit: 500ms, 5s, 2m, 1h. SIZE is one in bytes, or with KiB, MiB, GiB.",
     note = "RUST_LOG sets what is logged: error, warn, info (the default), debug.",
     error_code(64, "the command line is wrong"),

@@ -1,4 +1,5 @@
-//! `probe [PORT] [SERVICE]`: queries the health of a running adapter over gRPC.
+//! `probe [--http] [PORT] [SERVICE]`: queries the health of a running adapter over gRPC,
+//! or over HTTP from its metrics port, which never needs TLS.
 //!
 //! One request needs no HTTP/2 library: a fixed preface, one uncompressed header
 //! block, and a reader for the one frame that holds the message. It connects to
@@ -19,6 +20,9 @@ use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
 /// Time limit for the whole probe.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of TLS's answer to plaintext. A frame of HTTP/2 that begins with it
+/// would be too large.
+const TLS_ALERT: u8 = 21;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -32,12 +36,17 @@ const MAX_FRAME: usize = 16 * 1024;
 
 /// Prints the status; fails unless it is SERVING.
 pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
-    let usage = || Stop::Usage(String::from("usage: probe [PORT] [SERVICE]"));
+    let usage = || Stop::Usage(String::from("usage: probe [--http] [PORT] [SERVICE]"));
     let words: Option<Vec<&str>> = words.iter().map(|word| word.to_str()).collect();
-    let (port, service) = match words.ok_or_else(usage)?[..] {
-        [] => ("8000", ""),
+    let words = words.ok_or_else(usage)?;
+    let (ask, default, words): (Ask, _, _) = match &words[..] {
+        ["--http", words @ ..] => (ask_by_http, "9145", words),
+        words => (ask_by_grpc, "8000", words),
+    };
+    let (port, service) = match *words {
+        [] => (default, ""),
         [port] => (port, ""),
-        [port, service] => (port, service),
+        [port, service] if !service.starts_with('-') => (port, service),
         _ => return Err(usage()),
     };
     let port = port.parse().map_err(|_| usage())?;
@@ -46,6 +55,9 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     writeln!(out, "{}", status.as_str_name()).map_err(Stop::Output)?;
     if status == ServingStatus::Serving { Ok(()) } else { Err(Stop::Failed("not serving".into())) }
 }
+
+/// Asks a port for the status of a service.
+type Ask = fn(u16, &str) -> io::Result<ServingStatus>;
 
 /// An error in the terms of a probe.
 fn reason(error: &io::Error) -> String {
@@ -60,17 +72,39 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-fn ask(port: u16, service: &str) -> io::Result<ServingStatus> {
+fn ask_by_http(port: u16, service: &str) -> io::Result<ServingStatus> {
+    let request = format!("GET /readyz?service={service} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let stream = connect(port, request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(MAX_FRAME as u64).read_to_end(&mut answer)?;
+    match answer.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3)) {
+        Some(b"200") => Ok(ServingStatus::Serving),
+        Some(b"503") => Ok(ServingStatus::NotServing),
+        Some(b"404") => Ok(ServingStatus::ServiceUnknown),
+        _ => Err(io::Error::other("not the metrics port of an adapter")),
+    }
+}
+
+/// Connects and sends all bytes.
+fn connect(port: u16, bytes: &[u8]) -> io::Result<Timed> {
     let deadline = Instant::now() + TIMEOUT;
     let addresses: [SocketAddr; 2] = [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
     let connect = |address| TcpStream::connect_timeout(address, left(deadline)?);
-    let stream = connect(&addresses[0]).or_else(|error| connect(&addresses[1]).map_err(|_| error))?;
+    let mut stream = connect(&addresses[0]).or_else(|error| connect(&addresses[1]).map_err(|_| error))?;
     stream.set_write_timeout(Some(left(deadline)?))?;
-    let mut stream = Timed { stream, deadline };
-    stream.stream.write_all(&request(service))?;
+    stream.write_all(bytes)?;
+    Ok(Timed { stream, deadline })
+}
+
+fn ask_by_grpc(port: u16, service: &str) -> io::Result<ServingStatus> {
+    let mut stream = connect(port, &request(service))?;
     for _ in 0..MAX_FRAMES {
         let mut head = [0; 9];
-        stream.read_exact(&mut head)?;
+        stream.read_exact(&mut head[..1])?;
+        if head[0] == TLS_ALERT {
+            return Err(io::Error::other("it speaks TLS; ask the metrics port: probe --http"));
+        }
+        stream.read_exact(&mut head[1..])?;
         let [a, b, c, kind, flags, ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         if length > MAX_FRAME {

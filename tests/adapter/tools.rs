@@ -36,7 +36,7 @@ fn run(program: &Path, words: &[&str], input: &[u8]) -> Output {
 
 /// Asserts a run's exit code, its output, and on failure one line on stderr with
 /// `part`.
-fn assert_printed(output: &Output, code: i32, printed: &[u8], part: &str) {
+pub fn assert_printed(output: &Output, code: i32, printed: &[u8], part: &str) {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(output.status.code(), Some(code), "{error}");
     assert!(output.stdout == printed, "{}", output.stdout.escape_ascii());
@@ -248,7 +248,7 @@ fn output_that_cannot_be_written_is_1() {
 }
 
 /// Probes the health of any listener on a port.
-async fn probe(port: u16, service: &str, environment: &[(&str, &str)]) -> Output {
+pub async fn probe(port: u16, service: &str, environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(PROGRAM);
     command.args(["probe", &port.to_string()]).envs(environment.iter().copied());
     if !service.is_empty() {
@@ -275,6 +275,21 @@ async fn probe_is_0_for_what_is_served_and_1_for_what_is_not() {
     }
     let unknown = probe(adapter.port, "no.such.Service", &[]).await;
     assert_printed(&unknown, 1, b"SERVICE_UNKNOWN\n", "probe: not serving");
+}
+
+#[tokio::test]
+async fn probe_by_http_asks_the_metrics_port() {
+    let adapter = Adapter::start(&["--drain-delay", "1h", "--metrics-port", "0"]).await;
+    let port = adapter.metrics_port.unwrap().to_string();
+    let probe = |service: &str| run(Path::new(PROGRAM), &["probe", "--http", &port, service], b"");
+    assert_printed(&probe(""), 0, b"SERVING\n", "");
+    assert_printed(&probe("metric.HandleMetricService"), 0, b"SERVING\n", "");
+    assert_printed(&probe("no.such.Service"), 1, b"SERVICE_UNKNOWN\n", "probe: not serving");
+    let other = run(Path::new(PROGRAM), &["probe", "--http", &adapter.port.to_string()], b"");
+    assert_printed(&other, 1, b"", &format!("probe: port {}: ", adapter.port));
+    adapter.signal(Signal::TERM);
+    adapter.logged("draining").await;
+    assert_printed(&probe(""), 1, b"NOT_SERVING\n", "probe: not serving");
 }
 
 #[tokio::test]
@@ -387,8 +402,15 @@ async fn tail_capital_f_waits_for_a_file_that_is_not_there_yet() {
 
 #[test]
 fn probe_takes_a_port_and_a_service_and_nothing_else() {
-    for words in [&["probe", "http"][..], &["probe", "70000"], &["probe", "1", "a", "b"]] {
-        assert_printed(&run(Path::new(PROGRAM), words, b""), 64, b"", "usage: probe [PORT] [SERVICE]");
+    for words in
+        [&["probe", "http"][..], &["probe", "70000"], &["probe", "1", "a", "b"], &["probe", "1", "--http"]]
+    {
+        assert_printed(
+            &run(Path::new(PROGRAM), words, b""),
+            64,
+            b"",
+            "usage: probe [--http] [PORT] [SERVICE]",
+        );
     }
 }
 

@@ -7,18 +7,15 @@ mod callers;
 mod certificates;
 mod outcome;
 mod stream;
+mod turns;
 
-use std::future::poll_fn;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -27,6 +24,7 @@ use self::certificates::Certificates;
 use self::outcome::{Outcome, Outcomes};
 pub use self::stream::Stream;
 use self::stream::{MAX_BARREN, Metered};
+use self::turns::Turns;
 use super::flags::Flags;
 use crate::metrics::{Export, Page};
 use crate::reload::{Reload, Reloaded};
@@ -70,8 +68,7 @@ pub struct Tls(Arc<Inner>);
 struct Inner {
     certificates: Reloaded<Certificates>,
     outcomes: Outcomes,
-    /// The permit to compute a step of a handshake.
-    turn: Semaphore,
+    turns: Turns,
 }
 
 impl Tls {
@@ -82,7 +79,7 @@ impl Tls {
         let certificates = Reloaded::read("certificates", paths, MAX_FILE, parse)
             .map_err(|error| format!("cannot read the certificates: {error}"))?;
         log::info!("serving TLS {}", certificates.current());
-        Ok(Self(Arc::new(Inner { certificates, outcomes: Outcomes::default(), turn: Semaphore::new(1) })))
+        Ok(Self(Arc::new(Inner { certificates, outcomes: Outcomes::default(), turns: Turns::default() })))
     }
 
     /// The files of certificates.
@@ -95,7 +92,7 @@ impl Tls {
         let accept = acceptor.accept_with(Metered::new(stream), |session| {
             session.set_buffer_limit(Some(SEND_BUFFER));
         });
-        let handshake = timeout_at(deadline, in_turns(&self.0.turn, accept.into_fallible())).await;
+        let handshake = timeout_at(deadline, self.0.turns.pace(accept.into_fallible())).await;
         let outcomes = &self.0.outcomes;
         match handshake {
             Ok(Ok(stream)) => {
@@ -131,23 +128,6 @@ pub async fn secure(
     match tls {
         Some(tls) => tls.handshake(stream, peer, deadline).await,
         None => Some(Stream::Plain(stream)),
-    }
-}
-
-/// Polls a future only with the permit. The next permit is granted in the event loop's
-/// next turn.
-async fn in_turns<T>(turn: &Semaphore, future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    loop {
-        let mut permit = turn.acquire().await.ok();
-        let step = poll_fn(|context| match permit.take() {
-            Some(_permit) => future.as_mut().poll(context).map(Some),
-            // Woken after a step that did not end it.
-            None => Poll::Ready(None),
-        });
-        if let Some(output) = step.await {
-            return output;
-        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::support::authority::{Authority, BOTH, Identity, Secret, TLS12, Tls};
 use crate::support::frames::PREFACE;
 use crate::support::message::METRIC;
 use crate::support::{Adapter, OK, Reply, Scratch, UNAUTHENTICATED, http, until};
+use crate::tools::{assert_printed, probe};
 
 /// Asserts that a client gets no answer, for a reason that its error names.
 async fn assert_no_call(adapter: &Adapter, client: Tls, alert: &str) {
@@ -153,6 +154,18 @@ async fn clients_that_cannot_be_served_are_told_apart() {
     let mut stream = Tls::new(&servers, None).alpn(&[]).stream(adapter.port).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut stream, b"POST /a HTTP/1.1\r\n\r\n").await.unwrap();
     adapter.logged("a peer speaks HTTP/1 on the gRPC port").await;
+}
+
+#[tokio::test]
+async fn a_probe_of_the_port_names_the_one_to_ask() {
+    let (servers, clients) = authorities();
+    let adapter = Secret::new(&servers.server(), &clients).start(true, &[]).await;
+    assert_printed(
+        &probe(adapter.port, "", &[]).await,
+        1,
+        b"",
+        "it speaks TLS; ask the metrics port: probe --http",
+    );
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ COPY . .
 ARG REVISION=unknown
 # It also sets the C compiler's __TIME__, which mimalloc embeds.
 ARG SOURCE_DATE_EPOCH=0
+# tls, for the image with TLS.
+ARG FEATURES=
 RUN scripts/engine-stage build
 RUN scripts/engine-stage root /root-of-image
 

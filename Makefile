@@ -19,6 +19,8 @@ ARCH     ?= $(shell uname -m | sed 's/arm64/aarch64/')
 TARGET   ?= $(ARCH)-unknown-linux-musl
 PORT     ?= 8000
 VOLUME   ?= volume
+# 1: with TLS (build, run, size, lint, the image).
+TLS      ?=
 # More words for the adapter (run), for the client (replay), for cargo (test).
 ARGS     ?=
 
@@ -26,6 +28,7 @@ ARGS     ?=
 # Asked once, and only by the targets that need it.
 OUT       = $(eval OUT := $$(shell $(CARGO) metadata --no-deps --offline --format-version 1 | \
                 sed 's/.*"target_directory":"\([^"]*\)".*/\1/'))$(OUT)
+FEATURES  = $(if $(filter 1,$(TLS)),--features tls)
 BINARY    = $(OUT)/$(TARGET)/release/mygrpcadapter
 
 # mimalloc has the time of its compilation in it; this way that of the commit.
@@ -46,12 +49,12 @@ setup: ## install what building needs (as root on Debian), or say what is missin
 
 .PHONY: build
 build: setup ## build the static binary
-	$(CARGO) build --release --locked --target $(TARGET)
+	$(CARGO) build --release --locked --target $(TARGET) $(FEATURES)
 
 .PHONY: run
 run: setup ## build and start on ./volume and PORT (8000); ARGS='--format json'
 	@mkdir -p '$(VOLUME)'
-	$(CARGO) run --release --locked --target $(TARGET) -- $(PORT) --volume '$(VOLUME)' $(ARGS)
+	$(CARGO) run --release --locked --target $(TARGET) $(FEATURES) -- $(PORT) --volume '$(VOLUME)' $(ARGS)
 
 REPLAY    = $(OUT)/$(TARGET)/release/replay
 
@@ -69,6 +72,11 @@ replay: setup ## send recorded requests of a Mixer to PORT (8000); ARGS=--help
 .PHONY: test
 test: setup ## run every test that needs no container engine
 	@CARGO='$(CARGO)' ./scripts/test --locked --workspace --target $(TARGET) $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory tls-test)
+
+.PHONY: tls-test
+tls-test: setup ## run the tests of TLS
+	@CARGO='$(CARGO)' ./scripts/test --locked --target $(TARGET) --features tls --lib --test adapter -- tls::
 
 .PHONY: check
 check: lint ## check lint, formatting, dependencies
@@ -79,6 +87,7 @@ check: lint ## check lint, formatting, dependencies
 .PHONY: lint
 lint: setup ## run clippy and rustdoc, warnings denied
 	$(CARGO) clippy --locked --workspace --target $(TARGET) --all-targets -- -D warnings
+	$(CARGO) clippy --locked --target $(TARGET) --all-targets --features tls -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --target $(TARGET) --no-deps
 
 .PHONY: fmt

@@ -13,10 +13,18 @@ examples: build
 bench: examples ## measure load, memory, start and idling (BENCH=--quick)
 	@./checks/bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn'
 
+.PHONY: tls-bench
+tls-bench: ## measure TLS beside plaintext: load, handshakes, memory (BENCH=--quick)
+	@$(MAKE) --no-print-directory build TLS=1
+	@./checks/bench/tls $(BENCH) '$(BINARY)'
+
 .PHONY: results
 results: examples ## measure, and write docs/results.md and the figures in the documents
 	@./checks/bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn' >'$(OUT)/results.md'
 	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size --markdown '$(BINARY)' >>'$(OUT)/results.md'
+	@$(MAKE) --no-print-directory build TLS=1
+	@./checks/bench/tls $(BENCH) '$(BINARY)' >>'$(OUT)/results.md'
+	@TLS=1 DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size --markdown '$(BINARY)' >>'$(OUT)/results.md'
 	@cp '$(OUT)/results.md' docs/results.md
 	@./checks/bench/figures '$(BINARY)'
 
@@ -39,5 +47,5 @@ instructions-check: build ## compare instructions per request with .ci/instructi
 	@./checks/bench/instructions --check .ci/instructions '$(BINARY)'
 
 .PHONY: size
-size: build ## compare the sizes of binary and image with .ci/budget
-	@DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size '$(BINARY)'
+size: build ## compare the sizes of binary and image with .ci/budget (TLS=1: with TLS)
+	@TLS=$(TLS) DOCKER="$(DOCKER)" BUILDER="$(BUILDER)" checks/image/size '$(BINARY)'

@@ -24,13 +24,15 @@ REVISION  = $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null),unknown)$(DI
 DIRTY     = $(if $(shell git status --porcelain -- $(INSIDE) 2>/dev/null),-dirty)
 INSIDE    = Dockerfile $(filter-out examples/% tests/%,$(shell sed -n 's/^!//p' .dockerignore))
 TAG      ?= $(VERSION)$(DIRTY)
+# The image with TLS is another one, by its tag. docker-push-all adds a CPU to it.
+SUFFIX    = $(if $(filter 1,$(TLS)),$(if $(findstring -tls,$(TAG)),,-tls))
 EPOCH     = $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 # Where the source is, without a name or password in it.
 SOURCE    = $(or $(shell git remote get-url origin 2>/dev/null | sed 's|//[^/@]*@|//|'),unknown)
 HOST      = $(or $(shell $(DOCKER) version --format '{{.Server.Os}}/{{.Server.Arch}}' 2>/dev/null),linux/amd64)
 REPOSITORY = $(if $(DOCKERHUB_USERNAME),$(REGISTRY)/$(DOCKERHUB_USERNAME)/)mygrpcadapter
-IMAGE     = $(REPOSITORY):$(TAG)
-PUSHED    = $(IMAGE) $(if $(filter 1,$(LATEST)),$(REPOSITORY):latest)
+IMAGE     = $(REPOSITORY):$(TAG)$(SUFFIX)
+PUSHED    = $(IMAGE) $(if $(filter 1,$(LATEST)),$(REPOSITORY):latest$(SUFFIX))
 # `docker manifest` has to be told of a registry on loopback, `docker push` not.
 INSECURE  = $(if $(filter 127.0.0.1:% localhost:%,$(REGISTRY)),--insecure)
 
@@ -47,14 +49,14 @@ PLATFORM_FLAGS = $(if $(FOREIGN),--build-arg TARGETARCH=$(notdir $(PLATFORM)),$(
 RELABEL   = $(if $(FOREIGN),DOCKER="$(DOCKER)" scripts/engine-relabel $(IMAGE) $(notdir $(PLATFORM)))
 
 .PHONY: image
-image: docker-build ## build the container image
+image: docker-build ## build the container image; TLS=1 for the one with TLS
 
 .PHONY: docker-build
 docker-build: ## the same as image, by the name that the articles use
 	$(DOCKER) build --network $(NETWORK) --tag $(IMAGE) $(TIMESTAMP) $(BUILD_FLAGS) \
 	    --build-arg REVISION=$(REVISION) --build-arg VERSION=$(VERSION) \
 	    --build-arg SOURCE=$(SOURCE) --build-arg SOURCE_DATE_EPOCH=$(EPOCH) \
-	    --build-arg HOST=$(HOST) $(if $(BUILDER),--build-arg BUILDER=$(BUILDER)) \
+	    --build-arg HOST=$(HOST) $(if $(FEATURES),--build-arg FEATURES=tls) $(if $(BUILDER),--build-arg BUILDER=$(BUILDER)) \
 	    $(PLATFORM_FLAGS) .
 	$(RELABEL)
 
@@ -68,7 +70,7 @@ docker-push: ## build and push; DOCKERHUB_USERNAME names the account
 .PHONY: docker-push-all
 docker-push-all: ## build and push for all PLATFORMS (amd64 and arm64)
 	@for platform in $(PLATFORMS); do $(MAKE) --no-print-directory docker-push \
-	    PLATFORM=$$platform TAG=$(TAG)-$${platform#*/} LATEST= || exit; done
+	    PLATFORM=$$platform TAG=$(TAG)$(SUFFIX)-$${platform#*/} LATEST= || exit; done
 	for name in $(PUSHED); do \
 	    $(DOCKER) manifest create --amend $(INSECURE) $$name $(foreach p,$(PLATFORMS),$(IMAGE)-$(notdir $p)) && \
 	    $(DOCKER) manifest push --purge $(INSECURE) $$name || exit; done

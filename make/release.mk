@@ -1,11 +1,11 @@
 # --- releases and docs ------------------------------------------------------
 
-SBOM = $(OUT)/$(TARGET)/mygrpcadapter-$(VERSION)-$(TARGET).cdx.json
+SBOM = $(OUT)/$(TARGET)/mygrpcadapter-$(VERSION)-$(TARGET)$(if $(FEATURES),-tls).cdx.json
 
 .PHONY: sbom
 sbom: setup cyclonedx ## write the bill of materials of the binary (CycloneDX)
 	@mkdir -p '$(OUT)/$(TARGET)'
-	@CARGO='$(CARGO)' ./checks/sbom/generate $(TARGET) >'$(SBOM).new' && mv '$(SBOM).new' '$(SBOM)'
+	@CARGO='$(CARGO)' ./checks/sbom/generate $(TARGET) $(FEATURES) >'$(SBOM).new' && mv '$(SBOM).new' '$(SBOM)'
 	@echo '$(SBOM)'
 
 .PHONY: cyclonedx
@@ -19,8 +19,9 @@ sbom-check: setup cyclonedx ## check that the bill of materials is valid, comple
 DIST ?= target/dist
 
 .PHONY: dist
-dist: ## collect the binaries, bills of materials and checksums of a release
-	@DOCKER='$(DOCKER)' VERSION='$(VERSION)' ./scripts/dist '$(DIST)' $(foreach p,$(PLATFORMS),$(IMAGE)-$(notdir $p))
+dist: ## collect the binaries, bills of materials and checksums of a release; TLS=1: both kinds
+	@DOCKER='$(DOCKER)' VERSION='$(VERSION)' ./scripts/dist '$(DIST)' \
+	    $(foreach kind,$(TAG) $(if $(FEATURES),$(TAG)-tls),$(foreach p,$(PLATFORMS),$(REPOSITORY):$(kind)-$(notdir $p)))
 	@ls '$(DIST)'
 
 .PHONY: workflows-check

@@ -150,6 +150,9 @@ def bodies():
 class Server:
     """A running server, pinned. `volume` is None for one that writes nothing."""
 
+    #: https for one that serves TLS; h2load checks no certificate.
+    scheme = "http"
+
     def __init__(self, command, volume=None, start_limit=20):
         self.volume = volume
         self.process = subprocess.Popen(
@@ -267,7 +270,7 @@ def h2load(server, body, scratch, requests, clients=1, streams=32, verbose=False
     command = ["h2load", f"-n{requests}", f"-c{clients}", f"-m{streams}", "-d", data, f"--log-file={log}"]
     command += ["-H", "content-type: application/grpc", "-H", "te: trailers"] + ["-v"] * verbose
     done = subprocess.run(
-        [str(word) for word in command] + [f"http://127.0.0.1:{server.port}{body.path}"],
+        [str(word) for word in command] + [f"{server.scheme}://127.0.0.1:{server.port}{body.path}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -82,9 +82,11 @@ def make(target, check=True, cwd=ROOT, goals=(), **variables):
                env={"MAKEFLAGS": "", "MAKEOVERRIDES": ""})
 
 
-def budget():
+def budget(suffix=""):
+    """The limits of the image, or with the suffix -tls of that with TLS."""
     lines = (ROOT / ".ci/budget").read_text().splitlines()
-    return {name: int(size) for name, size in (line.split() for line in lines if line[:1].isalpha())}
+    limits = {name: int(size) for name, size in (line.split() for line in lines if line[:1].isalpha())}
+    return {name: limits[name + suffix] for name in ("binary", "image", "pushed")}
 
 
 def image_size(image):

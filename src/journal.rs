@@ -313,6 +313,9 @@ impl Journal {
 impl Export for Journal {
     fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
         self.counters.append_to(page, self.queue.queued());
+        self.counters.append_free_to(page);
+        // By the writer: it may block.
+        self.queue.measure();
         None
     }
 }

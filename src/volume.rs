@@ -193,6 +193,12 @@ impl Volume {
         rustix::fs::open(&self.dir, AS_DIR, Mode::empty())
     }
 
+    /// The space in bytes that its file system has left for this user, if it says so.
+    pub fn free(&self) -> Option<u64> {
+        let status = self.root().and_then(rustix::fs::fstatvfs).ok()?;
+        Some(status.f_bavail.saturating_mul(status.f_frsize))
+    }
+
     /// Opens a directory of the volume part by part, without following links.
     fn walk(&self, dir: &[u8]) -> rustix::io::Result<OwnedFd> {
         parts(dir).try_fold(self.root()?, |above, part| step(above.as_fd(), part))

@@ -95,6 +95,13 @@ impl Files {
         self.open.iter().any(|open| !open.is_failing)
     }
 
+    /// Measures the free space of the volume.
+    pub(super) fn measure(&self) {
+        if let Some(free) = self.volume.free() {
+            self.counters.free(free);
+        }
+    }
+
     /// Whether any file has unsynced writes.
     pub(super) fn any_dirty(&self) -> bool {
         self.open.iter().any(|open| open.file.dirty)
@@ -246,6 +253,7 @@ impl Files {
     fn rotate(&mut self, to: &Destination, mut file: LogFile) -> Result<LogFile, Refusal> {
         match self.retention.rotate(&self.volume, &to.path) {
             Ok(deleted) => {
+                self.counters.rotated();
                 self.counters.deleted(deleted);
                 self.close(OpenFile { path: to.path.clone(), file, is_failing: false });
                 self.open_file(to)

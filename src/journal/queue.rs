@@ -4,7 +4,7 @@
 //! The writer is in one of three states, which [`Progress`] names:
 //!
 //! ```text
-//! Idle --a batch, or timed work-----> Busy --done--> Idle
+//! Idle --a batch, or other work-----> Busy --done--> Idle
 //!                                     Busy --longer than the stall time--> Stalled --done--> Idle
 //! ```
 
@@ -119,7 +119,7 @@ pub(super) enum Progress {
 pub(super) enum Work {
     /// A round of batches.
     Round(Vec<Batch>),
-    /// Timed work.
+    /// Timed work, and a measurement of the volume.
     Due,
     /// None: the queue is closed.
     End,
@@ -151,6 +151,7 @@ struct State {
     waker: Option<Waker>,
     progress: Progress,
     is_failing: bool,
+    is_unmeasured: bool,
     is_closing: bool,
     unsynced: usize,
 }
@@ -249,6 +250,20 @@ impl Queue {
         }
     }
 
+    /// Lets the writer measure the volume.
+    pub(super) fn measure(&self) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.is_unmeasured, true) || state.is_closing {
+            return;
+        }
+        if state.progress == Progress::Idle {
+            state.progress = Progress::Busy(Instant::now());
+            self.work.notify_one();
+            // To watch for a stall.
+            state.wake();
+        }
+    }
+
     /// If the writer has been busy for `limit`, answers all waiting callers that do not
     /// keep their requests, once. Queued requests stay queued, and count if they are
     /// written later. Returns whether a stall begins.
@@ -290,7 +305,7 @@ impl Queue {
         loop {
             let now = Instant::now();
             // Before new batches: those may never cease.
-            if due.is_some_and(|due| due <= now) {
+            if std::mem::take(&mut state.is_unmeasured) || due.is_some_and(|due| due <= now) {
                 state.progress = Progress::Busy(now);
                 return Work::Due;
             }

@@ -39,6 +39,7 @@ impl Writer {
         if let Some(failure) = files.open_error(default).filter(|failure| failure.scope == Scope::File) {
             condition.refused_at_start(&failure, default.clone(), Instant::now());
         }
+        files.measure();
         queue.done(condition.is_accepting());
         Self { queue, files, fsync, counters, condition, sync_due: None, lost: 0 }
     }
@@ -55,6 +56,7 @@ impl Writer {
                 Work::Due => {
                     self.sync_if_due();
                     self.retry_if_due();
+                    self.files.measure();
                     self.queue.done(self.condition.is_accepting())
                 }
                 Work::End => break,

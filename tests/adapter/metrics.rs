@@ -22,7 +22,7 @@ const METRICS: [&str; 2] = ["--metrics-port", "0"];
 const SHAPE: Shape = Shape { file: "out.txt", padding: 100 };
 
 /// Every metric family, and its type.
-const FAMILIES: [(&str, &str); 32] = [
+const FAMILIES: [(&str, &str); 34] = [
     ("http_request_seconds_histogram", "histogram"),
     ("mygrpcadapter_access_log_dropped_total", "counter"),
     ("mygrpcadapter_access_log_entries_total", "counter"),
@@ -46,9 +46,11 @@ const FAMILIES: [(&str, &str); 32] = [
     ("mygrpcadapter_reports_serving", "gauge"),
     ("mygrpcadapter_requests_in_flight", "gauge"),
     ("mygrpcadapter_requests_total", "counter"),
+    ("mygrpcadapter_rotations_total", "counter"),
     ("mygrpcadapter_streams_open", "gauge"),
     ("mygrpcadapter_streams_waiting", "gauge"),
     ("mygrpcadapter_verdicts_total", "counter"),
+    ("mygrpcadapter_volume_free_bytes", "gauge"),
     ("mygrpcadapter_write_errors_total", "counter"),
     ("mygrpcadapter_written_bytes_total", "counter"),
     ("process_cpu_seconds_total", "counter"),

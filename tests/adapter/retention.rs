@@ -136,6 +136,7 @@ async fn as_many_rotated_files_are_kept_as_asked_and_the_deleted_bytes_counted()
         let written = page.single("mygrpcadapter_written_bytes_total") as usize;
         let deleted = page.single("mygrpcadapter_deleted_bytes_total") as usize;
         assert_eq!(before + written - deleted, bytes_of(&volume), "{keep}");
+        assert!(page.single("mygrpcadapter_rotations_total") >= keep as f64);
         sent += 30;
         let mut kept = all(&held);
         kept.sort_by_key(|name| name.parse::<usize>().unwrap());

@@ -75,6 +75,18 @@ pub fn fill(path: &Path, bytes: usize) {
 }
 
 #[tokio::test]
+async fn the_free_space_is_that_of_the_previous_page() {
+    let Some(mounted) = Mounted::tmpfs("size=256k") else { return };
+    let adapter = mounted.adapter(&["--metrics-port", "0"]).await;
+    let free = || adapter.page().single("mygrpcadapter_volume_free_bytes");
+    assert_eq!(free(), 256.0 * 1024.0, "at the start");
+    fill(&mounted.seen().join("ballast"), 64 * 1024);
+    free();
+    // The writer measures meanwhile.
+    until("less space", || (free() == 192.0 * 1024.0).then_some(())).await;
+}
+
+#[tokio::test]
 async fn a_full_volume_refuses_whole_requests_and_recovers() {
     let Some(mounted) = Mounted::tmpfs("size=64k") else { return };
     let ballast = mounted.seen().join("ballast");

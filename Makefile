@@ -8,6 +8,7 @@
 #   examples/   programs for measurements, manifests and `make soak`
 #   checks/     Python behind `make *-check`, `image-test` and `bench`; each folder is one of them
 #   manifests/  Kubernetes resources, most of them generated
+#   samples/    Compose with Envoy, Prometheus and Grafana; alerts, dashboard, systemd unit, shippers
 #   docs/       guides, and the measured figures
 #   make/       the rest of this file
 #   scripts/    shell scripts that building, testing and releasing run

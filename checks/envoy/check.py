@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import comparison
+import dashboards
 import faults
 import verdicts
 
@@ -51,6 +52,8 @@ def scenarios(quick):
     yield verdicts.keys_change_without_a_refused_request
     yield verdicts.the_audit_file_has_every_check_and_no_token
     yield verdicts.principals_open_tcp_and_http
+    if dashboards.is_possible():
+        yield dashboards.the_dashboard_shows_the_traffic
     yield faults.a_killed_adapter_loses_one_run_of_entries
     yield faults.connections_that_end_for_their_age_lose_nothing
     if not faults.can_mount():

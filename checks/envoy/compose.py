@@ -1,7 +1,8 @@
-"""Runs the demonstration of docs/walkthrough.md, verbatim, in containers.
+"""Runs the demonstration of docs/walkthrough-istio.md, verbatim, in containers.
 
-Builds the images from the adapter's binary and from Envoy's in PyPI, without a
-registry. Usage: compose.py BINARY
+Builds the images from the adapter's binary, from Envoy's in PyPI and Prometheus's in
+Debian, without a registry. Nothing has Grafana's: it is not started.
+Usage: compose.py BINARY
 """
 
 import io
@@ -19,8 +20,12 @@ from processes import ROOT, until
 BINARY = Path(sys.argv[1])
 DOCKER = os.environ.get("DOCKER") or "docker"
 # Unique names.
-ADAPTER, ENVOY, PROJECT = (f"mygrpcadapter-{what}:check-{os.getpid()}" for what in ("demo", "envoy", "project"))
-ENVIRONMENT = {**os.environ, "ADAPTER_IMAGE": ADAPTER, "ENVOY_IMAGE": ENVOY, "COMPOSE_PROJECT_NAME": PROJECT.replace(":", "-")}
+ADAPTER, ENVOY, PROMETHEUS, PROJECT = (
+    f"mygrpcadapter-{what}:check-{os.getpid()}" for what in ("demo", "envoy", "prometheus", "project"))
+ENVIRONMENT = {**os.environ, "ADAPTER_IMAGE": ADAPTER, "ENVOY_IMAGE": ENVOY, "PROMETHEUS_IMAGE": PROMETHEUS,
+               "COMPOSE_PROJECT_NAME": PROJECT.replace(":", "-")}
+COMPOSE = "docker compose -f samples/compose.yaml"
+SERVICES = "mygrpcadapter envoy prometheus"
 
 
 def run(*words, **options):
@@ -46,7 +51,7 @@ def image(name, files, *changes):
             entry = tarfile.TarInfo(path.lstrip("/"))
             entry.mode = 0o755
             if source is None:
-                entry.type, entry.uid, entry.gid, entry.mode = tarfile.DIRTYPE, 65532, 65532, 0o775
+                entry.type, entry.uid, entry.gid, entry.mode = tarfile.DIRTYPE, 65532, 0, 0o775
                 archive.addfile(entry)
             elif isinstance(source, str):
                 entry.type, entry.linkname = tarfile.SYMTYPE, source
@@ -63,14 +68,21 @@ def images():
     links = {f"/bin/{name}": "/mygrpcadapter" for name in ("mygrpcadapter", "cat", "tail", "probe")}
     image(ADAPTER, {"/mygrpcadapter": BINARY, "/volume": None, **links},
           "USER 65532:65532", "ENV PATH=/bin", 'ENTRYPOINT ["/mygrpcadapter"]', 'CMD ["8000"]')
-    libraries = re.findall(r"(/\S+) \(0x", run("ldd", str(PROGRAM)))
-    image(ENVOY, {"/usr/local/bin/envoy": PROGRAM, **{path: Path(path).resolve() for path in libraries}},
+    image(ENVOY, {"/usr/local/bin/envoy": PROGRAM, **libraries(PROGRAM)},
           "ENV PATH=/usr/local/bin", 'CMD ["envoy", "-c", "/etc/envoy/envoy.yaml"]')
+    prometheus = Path(shutil.which("prometheus"))
+    image(PROMETHEUS, {"/bin/prometheus": prometheus, "/prometheus": None, **libraries(prometheus)},
+          'ENTRYPOINT ["/bin/prometheus"]',
+          'CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]')
+
+
+def libraries(program):
+    return {path: Path(path).resolve() for path in re.findall(r"(/\S+) \(0x", run("ldd", str(program)))}
 
 
 def commands():
     """The commands of the demonstration, each with its expected output."""
-    section = (ROOT / "docs/walkthrough.md").read_text().partition("### Without a cluster")[2].partition("\n### ")[0]
+    section = (ROOT / "docs/walkthrough-istio.md").read_text().partition("\n## 0. ")[2].partition("\n## ")[0]
     block = re.search(r"^```console\n(.*?)^```$", section, re.M | re.S)[1]
     for line in block.splitlines():
         command, _, wanted = line.partition(" # ")
@@ -82,20 +94,20 @@ def version():
 
 
 def said(command, how):
+    if command == f"{COMPOSE} up --detach":
+        command += f" {SERVICES}"
     return run("bash", "-euc", command.replace("docker compose", how, 1))
 
 
 def demonstrate(how):
     """Runs the commands. Yields unexpected output."""
     built = run("make", "--no-print-directory", "image-name", "DOCKERHUB_USERNAME=", "TAG=" + version()).strip()
-    if "${ADAPTER_IMAGE:-%s}" % built not in (ROOT / "docs/envoy/compose.yaml").read_text():
+    if "${ADAPTER_IMAGE:-%s}" % built not in (ROOT / "samples/compose.yaml").read_text():
         yield f"compose.yaml doesn't name {built}, which `make image` builds"
     for command, wanted in commands():
-        if command.startswith("make image"):
-            continue  # part of another check
         print(f"      $ {command}", flush=True)
         if command.startswith("curl"):
-            # The first one may precede Envoy's start; curl then exits with 7 or more.
+            # The first one may precede Envoy's start or Prometheus's first scrape.
             seen = until(lambda: answer(command), command)
             if seen != wanted:
                 yield f"`{command}` printed {seen!r}, wanted {wanted!r}"
@@ -128,20 +140,20 @@ def unlike(command, shown):
 
 def main():
     how = compose()
-    if not how or subprocess.run([*DOCKER.split(), "info"], capture_output=True).returncode:
+    if not how or not shutil.which("prometheus") or subprocess.run([*DOCKER.split(), "info"], capture_output=True).returncode:
         if os.environ.get("CI_REQUIRE_ENGINE") == "1":
-            sys.exit("FAIL  no container engine with Compose, and CI_REQUIRE_ENGINE=1 asks for one")
-        print("SKIPPED: no container engine with Compose, so the demonstration is not run", flush=True)
+            sys.exit("FAIL  no container engine with Compose, or no prometheus, and CI_REQUIRE_ENGINE=1 asks for them")
+        print("SKIPPED: no container engine with Compose, or no prometheus, so the demonstration is not run", flush=True)
         return
     try:
         images()
         problems = list(demonstrate(how))
         if problems:
-            problems.append(said("docker compose -f docs/envoy/compose.yaml logs", how)[-2000:])
+            problems.append(said(f"{COMPOSE} logs", how)[-2000:])
     except (OSError, RuntimeError) as error:
         problems = [str(error)]
     finally:
-        for command in f"{how} -f docs/envoy/compose.yaml down --volumes", f"{DOCKER} image rm {ADAPTER} {ENVOY}":
+        for command in f"{COMPOSE.replace('docker compose', how)} down --volumes", f"{DOCKER} image rm {ADAPTER} {ENVOY} {PROMETHEUS}":
             subprocess.run(["bash", "-c", command], cwd=ROOT, env=ENVIRONMENT, capture_output=True)
     print(f"{'FAIL' if problems else 'ok  '}  the walkthrough's demonstration runs", flush=True)
     for problem in problems:

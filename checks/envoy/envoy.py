@@ -1,4 +1,4 @@
-"""Envoy, with the configuration of docs/envoy on loopback, and with its own log in addition."""
+"""Envoy, with the configuration of samples on loopback, and with its own log in addition."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import yaml
 from processes import ROOT, Process, free_port, page
 
 PROGRAM = Path(sysconfig.get_path("purelib"), "envoy/_bin/envoy")
-CONFIGURATION = ROOT / "docs/envoy/envoy.yaml"
+CONFIGURATION = ROOT / "samples/envoy.yaml"
 FILE = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
 # The listeners with access logs.
 LOGGED = ("http", "tcp", "otel")

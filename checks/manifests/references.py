@@ -1,6 +1,7 @@
 """Whether the objects of one rendered variant fit each other, and Mixer's rules for its kinds."""
 
 import re
+from pathlib import Path
 
 import descriptors
 
@@ -304,7 +305,7 @@ def workload_problems(documents):
         flags = flags_of(container)
         total = quantity(flags["rotate-size"]) * (int(flags["rotate-keep"]) + 1)
         if "secret" in volume:
-            yield from secret_problems(documents, deployment, volume["secret"]["secretName"], f"{mounts[volume['name']]}/")
+            yield from secret_problems(documents, flags, volume["secret"]["secretName"], mounts[volume["name"]])
             continue
         if room and not total <= quantity(flags["max-volume-bytes"]) < quantity(room):
             yield f"{total} bytes rotated, {flags['max-volume-bytes']} at most, {room} there: in the wrong order"
@@ -334,18 +335,18 @@ def workload_problems(documents):
             yield f"{where}: {path} is on no volume"
 
 
-def secret_problems(documents, deployment, name, mount):
-    """The Secret is there, and has the file that a flag names."""
-    secret = next((d for d in only(documents, "Secret") if d["metadata"]["name"] == name), None)
-    path = flags_of(deployment["spec"]["template"]["spec"]["containers"][0]).get("auth-keys-file", "")
-    if secret is None:
-        yield f"no Secret {name}"
-    elif path.removeprefix(mount) not in secret["stringData"]:
-        yield f"Secret {name} has no file {path}"
+def secret_problems(documents, flags, name, mount):
+    """The variant has no key in it, and the walkthrough creates the Secret with the file that a flag names."""
+    if only(documents, "Secret"):
+        yield "a Secret in the manifests: its keys would be everybody's"
+    created = re.search(r"kubectl create secret generic (\S+) -n istio-system --from-file=(\S+)\n",
+                        Path("docs/walkthrough-istio.md").read_text())
+    if created is None or (created[1], f"{mount}/{created[2]}") != (name, flags.get("auth-keys-file")):
+        yield f"the walkthrough creates no Secret {name} with the file {flags.get('auth-keys-file')}"
 
 
-def hardening_problems(documents, seccomp):
-    """No sidecar, no token, and the restricted Pod Security Standard."""
+def hardening_problems(documents, seccomp, users):
+    """No sidecar, no token, the restricted Pod Security Standard, and our user or none at all."""
     template = workload(documents)["spec"]["template"]
     labels, notes, pod = template["metadata"]["labels"], template["metadata"]["annotations"], template["spec"]
     account = only(documents, "ServiceAccount")[0]
@@ -357,8 +358,7 @@ def hardening_problems(documents, seccomp):
         ("the pod's token", pod.get("automountServiceAccountToken"), False),
         ("the account's token", account.get("automountServiceAccountToken"), False),
         ("runAsNonRoot", user.get("runAsNonRoot"), True),
-        ("runAsUser", user.get("runAsUser"), 65532),
-        ("fsGroup", user.get("fsGroup"), 65532),
+        *((key, user.get(key), 65532 if users else None) for key in ("runAsUser", "runAsGroup", "fsGroup")),
         ("allowPrivilegeEscalation", container["securityContext"].get("allowPrivilegeEscalation"), False),
         ("readOnlyRootFilesystem", container["securityContext"].get("readOnlyRootFilesystem"), True),
         ("capabilities", container["securityContext"].get("capabilities"), {"drop": ["ALL"]}),
@@ -366,6 +366,9 @@ def hardening_problems(documents, seccomp):
     if seccomp:
         wanted.append(("seccompProfile", user.get("seccompProfile"), {"type": "RuntimeDefault"}))
     yield from (f"{what} is {found!r}, wanted {want!r}" for what, found, want in wanted if found != want)
+    # Of the pod, and of each of its containers.
+    if not users and re.search(r"'(runAsUser|runAsGroup|fsGroup|supplementalGroups)'|65532", str(template)):
+        yield "a user or group is left"
     yield from (f"{key} is shared with the host" for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key))
     for volume in pod["volumes"]:
         if not volume.keys() - {"name"} <= {"emptyDir", "persistentVolumeClaim", "secret", "configMap"}:

@@ -55,7 +55,7 @@ def kubectl_help(verbs):
 def kubectl(words, tree):
     before, _, inside = " ".join(words).partition(" -- ")
     words = before.split()
-    verbs = tuple(words[1:3] if words[1] == "rollout" else words[1:2])
+    verbs = tuple(words[1:{"rollout": 3, "create": 4 if words[2] == "secret" else 3}.get(words[1], 2)])
     known = kubectl_help(verbs)
     if {"tail", "-f"} <= set(inside.split()) and "-it" not in words:
         yield "without -it the tail goes on when kubectl has ended"
@@ -70,7 +70,7 @@ def kubectl(words, tree):
             yield f"{path} does not exist"
         elif flag == "-k":
             run("kubectl", "kustomize", path, cwd=tree)
-    if inside:
+    if inside and any(word.endswith("/mygrpcadapter") for word in words):
         yield from of_image(inside.split(), tree)
 
 
@@ -103,6 +103,8 @@ def make(words, tree):
 
 
 def helm(words, tree):
+    if words[1] == "list":
+        return ()
     values = words[words.index("-f") + 1]
     return [] if (tree / values).exists() else [f"{values} does not exist"]
 
@@ -113,12 +115,12 @@ def of_release(words, tree):
 
 
 def sed(words, tree):
-    run("bash", "-euc", " ".join([*map(shlex.quote, words[:3]), *words[3:]]), cwd=tree)
+    run("bash", "-euc", " ".join([*map(shlex.quote, words[:3]), *words[3:], "</dev/null"]), cwd=tree)
     return ()
 
 
 PROGRAMS = {"sed": sed, "helm": helm, "kubectl": kubectl, "docker": docker, "make": make, "gh": of_release, "git": of_release,
-            "curl": lambda words, tree: [], "grep": lambda words, tree: []}
+            **dict.fromkeys(("curl", "grep", "openssl"), lambda words, tree: [])}
 
 
 def selected(text, samples):

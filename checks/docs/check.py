@@ -93,7 +93,7 @@ def metrics_problems(shown, texts):
                 continue  # a family of names
             if re.sub(r"(?<=histogram)_(bucket|sum|count)$", "", name) not in families:
                 yield f"no metric {name}"
-            for label, operator, value in re.findall(r'(\w+)\s*(?:(=|!=|=~)\s*"([^"]*)")?', inner or ""):
+            for label, operator, value in re.findall(r'(\w+)\s*(?:(=~|!~|!=|=)\s*"([^"]*)")?', inner or ""):
                 if label in samples.TARGET:
                     continue
                 if (name, label) not in labels:

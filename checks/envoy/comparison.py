@@ -102,14 +102,17 @@ def traffic(envoy):
 
 
 def settled(envoy, adapter):
-    """Waits until the adapter has as many lines as Envoy."""
+    """Waits until Envoy has written every entry to its files, and the adapter every one of them."""
     def counts():
-        return sum(len(envoy.lines(listener)) for listener in LOGGED), len(adapter.lines())
+        files = (sum(len(envoy.lines(listener, kind)) for listener in LOGGED) for kind in ("text", "json"))
+        # Envoy counts as sent what it has logged, but no entries of TCP.
+        sent = sum(envoy.sent(log)[0] for log in ("grpc", "open_telemetry")) + len(envoy.lines("tcp"))
+        return (*files, len(adapter.lines()), sent)
 
     try:
-        until(lambda: counts()[0] == counts()[1] and envoy.stats("http.http.downstream_rq_active")[""] == 0, "", 20)
+        until(lambda: len(set(counts())) == 1 and envoy.stats("http.http.downstream_rq_active")[""] == 0, "", 20)
     except RuntimeError:
-        yield "Envoy has {} lines and the adapter {}".format(*counts())
+        yield "Envoy has {} lines of text and {} of JSON, the adapter {}, of {} entries".format(*counts())
 
 
 def text_is_envoys_own(binary, directory):

@@ -5,6 +5,7 @@
 //! the queue is full, new lines are dropped and counted; a notice with the count
 //! follows.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use env_logger::Target;
 use log::{Level, LevelFilter};
 
-use crate::quoted::one_line;
+use crate::quoted::{one_line, quoted};
 use crate::render::go;
 
 /// Limit of the queue in bytes; a batch of the same size may be in flight.
@@ -27,28 +28,46 @@ const RETRY: Duration = Duration::from_millis(10);
 /// The log level without `RUST_LOG`.
 const DEFAULT: LevelFilter = LevelFilter::Info;
 
+/// The first part of our modules' names.
+const PROGRAM: &str = env!("CARGO_PKG_NAME");
+
 static LOG: Pending = Pending { queue: Mutex::new(Queue::new()), changed: Condvar::new() };
 
 /// Starts the writer thread and installs the logger, filtered by `RUST_LOG`. Fails if
 /// the system cannot create a thread.
 pub fn start() -> io::Result<()> {
-    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
-    // Parsed here first: env_logger would print its error to stderr itself, and
-    // block.
-    let invalid = env_filter::Builder::new().try_parse(&wanted).err();
+    let wanted = std::env::var_os("RUST_LOG").unwrap_or_default();
+    let checked = check(&wanted);
     let mut builder = env_logger::Builder::new();
-    match &invalid {
-        None if !wanted.is_empty() => builder.parse_filters(&wanted),
+    match checked {
+        Ok(filters) if !filters.is_empty() => builder.parse_filters(filters),
         _ => builder.filter_level(DEFAULT),
     };
     builder.format(|out, record| out.write_all(&formatted(record.level(), record.args())));
     builder.target(Target::Pipe(Box::new(ToQueue)));
     std::thread::Builder::new().name("log".into()).spawn(|| LOG.write())?;
     let _ = builder.try_init();
-    if let Some(error) = invalid {
-        log::warn!("cannot read RUST_LOG, showing {DEFAULT} and above error={error}");
+    if let Err(error) = checked.map(drop) {
+        log::warn!(
+            "cannot read RUST_LOG, showing {DEFAULT} and above; set it to off, error, warn, info, debug or trace \
+             error={error}"
+        );
     }
     Ok(())
+}
+
+/// Checks the filters of `RUST_LOG`. env_logger would print an error to stderr itself,
+/// and block. It takes a mistyped level for the name of a module, and then hides the
+/// lines of all others.
+fn check(wanted: &OsStr) -> Result<&str, String> {
+    let filters = wanted.to_str().ok_or("not UTF-8")?;
+    env_filter::Builder::new().try_parse(filters).map_err(|error| error.to_string())?;
+    let list = filters.split('/').next().unwrap_or_default();
+    let shows = |filter: &str| filter.starts_with(PROGRAM) || filter.parse::<LevelFilter>().is_ok();
+    match filters.is_empty() || list.split(',').any(|filter| shows(filter.trim())) {
+        true => Ok(filters),
+        false => Err(format!("{} names neither a level nor a module", quoted(filters.as_bytes()))),
+    }
 }
 
 /// Prints a line regardless of `RUST_LOG`.
@@ -199,6 +218,20 @@ fn write_all(out: &mut impl Write, mut lines: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn filters_that_would_hide_all_lines_are_invalid() {
+        for filters in
+            ["", "info", "WARN", "off", "info,", " info , hyper=warn", "mygrpcadapter::journal=debug"]
+        {
+            assert_eq!(check(OsStr::new(filters)), Ok(filters));
+        }
+        for filters in
+            ["inof", "warning", "1", " ", ",", "hyper=debug", "info=debug", "info=debug=", "info/a/b"]
+        {
+            assert!(check(OsStr::new(filters)).is_err(), "{filters}");
+        }
+    }
 
     #[test]
     fn a_full_queue_drops_lines_and_reports_them_after_the_pending_ones() {

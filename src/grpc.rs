@@ -113,17 +113,24 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
             messages.unpack();
         }
         messages.terms = handler.terms(SERVICES[service].needs_volume);
+        let name = SERVICES[service].name;
         let dispatcher = self.clone();
         Box::pin(async move {
             let answered = dispatcher.services.calls.begin(service);
             let outcome = match handler {
                 Handler::AccessLog => {
                     let stream = Stream::new(Arc::clone(&dispatcher.services.log));
-                    let refused = move |refusal: &Refusal| dispatcher.refused(refusal, status);
-                    Box::pin(streams::take(messages, stream, refused)).await
+                    let counters = Arc::clone(&dispatcher.services.counters);
+                    // The stream logs what it refuses, with the name of its node.
+                    let refused = move |refusal: &Refusal| {
+                        counters.count(refusal.reason);
+                        status(refusal)
+                    };
+                    let taken = Box::pin(streams::take(messages, stream, refused)).await;
+                    taken.map_err(|status| dispatcher.unread(name, status))
                 }
                 _ => {
-                    let outcome = dispatcher.answer(handler, &mut messages).await;
+                    let outcome = dispatcher.answer(name, handler, &mut messages).await;
                     messages.discard();
                     outcome
                 }
@@ -139,6 +146,7 @@ impl Dispatcher {
     /// compressed; or the error response.
     fn route(&self, head: &Parts) -> Result<(usize, Handler, bool), Box<Response<Reply>>> {
         if let Some(refusal) = refusal(&head.method, &head.headers) {
+            self.log_foreign(refusal.status());
             return Err(Box::new(refusal));
         }
         let path = head.uri.path();
@@ -154,6 +162,7 @@ impl Dispatcher {
             Some(b"gzip") if handler.unpacks() => Ok((service, handler, true)),
             Some(_) => {
                 let status = Status::unimplemented("messages compressed like this are not taken");
+                let status = self.unread(SERVICES[service].name, status);
                 Err(Box::new(refused(status, handler.unpacks())))
             }
         }
@@ -170,39 +179,66 @@ impl Dispatcher {
             if let Some((service, _)) = routed {
                 self.services.calls.begin(service).with(Code::Unauthenticated);
             }
-            Box::new(refused(self.refused(&refusal, status), false))
+            self.services.counters.count(refusal.reason);
+            Box::new(refused(status(&refusal), false))
         })
     }
 
-    /// Logs an unknown service once, such as one for traces or metrics.
-    fn log_unknown(&self, path: &str) {
-        let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        if !SERVICES.iter().any(|known| known.name == service)
-            && self.services.unknown.is_first(service.as_bytes())
-        {
-            log::warn!("a service was called that is not served here service={}", quoted(service.as_bytes()));
+    /// Logs a peer that speaks HTTP/2, but not gRPC.
+    fn log_foreign(&self, status: StatusCode) {
+        let peer = self.connection.peer;
+        if self.services.unknown.is_due(format!("HTTP {peer}").as_bytes()) {
+            log::warn!(
+                "a request on the gRPC port is not gRPC; probes and metrics are on the metrics port \
+                 status={} peer={peer}",
+                status.as_u16()
+            );
         }
     }
 
-    async fn answer(&self, handler: Handler, messages: &mut Messages<Incoming>) -> Result<Reply, Status> {
+    /// Logs an unknown service, such as one for traces or metrics, or an unknown method
+    /// of a known one.
+    fn log_unknown(&self, path: &str) {
+        let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let is_known = SERVICES.iter().any(|known| known.name == service);
+        let (key, what) = if is_known { (path, "method") } else { (service, "service") };
+        if self.services.unknown.is_due(key.as_bytes()) {
+            log::warn!(
+                "a {what} was called that is not served here {what}={} peer={}; point its caller elsewhere",
+                quoted(key.as_bytes()),
+                self.connection.peer,
+            );
+        }
+    }
+
+    async fn answer(
+        &self,
+        service: &str,
+        handler: Handler,
+        messages: &mut Messages<Incoming>,
+    ) -> Result<Reply, Status> {
         let Services { mixer, log, health, .. } = &*self.services;
         let most = handler.max_message();
+        let unread = |status| self.unread(service, status);
         // Boxed where Mixer's calls would pay for the size of the others.
         match handler {
-            Handler::Check => health.check(&messages.only(most).await?.bytes).map(Reply::Message),
+            Handler::Check => {
+                let message = messages.only(most).await.map_err(unread)?;
+                health.check(&message.bytes).map(Reply::Message)
+            }
             Handler::Watch => {
-                let message = messages.only(most).await?;
+                let message = messages.only(most).await.map_err(unread)?;
                 health.watch(&message.bytes, self.connection.closing()).map(Reply::Messages)
             }
             Handler::Mixer(method) => {
-                let answer = mixer.call(method, messages.only(most).await?).await;
-                answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, status))
+                let answer = mixer.call(method, messages.only(most).await.map_err(unread)?).await;
+                answer.map(Reply::Message).map_err(|refusal| self.refused(service, &refusal, status))
             }
             Handler::LogRecords => {
-                let answer = Box::pin(export(log, messages.only(most).await?)).await;
-                answer.map(Reply::Message).map_err(|refusal| self.refused(&refusal, exporter_status))
+                let answer = Box::pin(export(log, messages.only(most).await.map_err(unread)?)).await;
+                answer.map(Reply::Message).map_err(|refusal| self.refused(service, &refusal, exporter_status))
             }
-            Handler::ExtAuthz => Box::pin(self.check(messages, most)).await.map(Reply::Message),
+            Handler::ExtAuthz => Box::pin(self.check(service, messages, most)).await.map(Reply::Message),
             // A stream, with any number of messages.
             Handler::AccessLog => Err(Status::internal("not a unary call")),
         }
@@ -210,16 +246,33 @@ impl Dispatcher {
 
     /// Answers a check. Without a verdict, the operator's setting selects a denial or
     /// UNAVAILABLE.
-    async fn check(&self, messages: &mut Messages<Incoming>, most: usize) -> Result<Bytes, Status> {
+    async fn check(
+        &self,
+        service: &str,
+        messages: &mut Messages<Incoming>,
+        most: usize,
+    ) -> Result<Bytes, Status> {
         let ext_authz = &self.services.ext_authz;
         let judged = checks::judge(ext_authz, messages, most).await;
-        let judged = judged.and_then(|answer| answer.map_err(|refusal| self.refused(&refusal, status)));
+        let judged = judged.map_err(|status| self.unread(service, status));
+        let judged =
+            judged.and_then(|answer| answer.map_err(|refusal| self.refused(service, &refusal, status)));
         judged.or_else(|status| ext_authz.failed().ok_or_else(|| Status::unavailable(status.message())))
     }
 
-    fn refused(&self, refusal: &Refusal, status: fn(&Refusal) -> Status) -> Status {
-        self.services.counters.refused(refusal.reason);
+    fn refused(&self, service: &str, refusal: &Refusal, status: fn(&Refusal) -> Status) -> Status {
+        self.services.counters.refused(service, Some(self.connection.peer), refusal);
         status(refusal)
+    }
+
+    /// Logs why a message was not received. Callers cancel at will; a stream logs what
+    /// it finds invalid.
+    fn unread(&self, service: &str, status: Status) -> Status {
+        if !matches!(status.code(), Code::Cancelled | Code::InvalidArgument) {
+            let reason = format!("code={:?}", status.code());
+            self.services.counters.log(service, Some(self.connection.peer), &reason, "", status.message());
+        }
+        status
     }
 }
 

@@ -7,11 +7,12 @@
 pub mod name;
 pub mod rules;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use subtle::{Choice, ConstantTimeEq};
 
 pub use self::rules::{RuleFile, Rules};
+use crate::once::Once;
 
 /// The token of a request.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -122,18 +123,23 @@ impl Outcome {
 #[derive(Debug, Default)]
 pub struct Policy {
     file: Option<RuleFile>,
-    warned: AtomicBool,
+    warned: Once,
 }
 
 impl Policy {
     /// Rules from a file, or none.
     pub fn new(file: Option<RuleFile>) -> Self {
-        Self { file, warned: AtomicBool::new(false) }
+        Self { file, warned: Once::default() }
+    }
+
+    /// The current rules of the file, if there is one.
+    pub fn rules(&self) -> Option<Arc<Rules>> {
+        self.file.as_ref().map(RuleFile::current)
     }
 
     /// Judges a request by the current rules and by `keys`, which belong to the
-    /// request. `principal` is the peer's authenticated identity, if any. Warns once
-    /// if nothing is configured.
+    /// request. `principal` is the peer's authenticated identity, if any. Warns
+    /// once in a while if nothing is configured.
     pub fn judge<'a>(
         &self,
         token: Token,
@@ -144,7 +150,7 @@ impl Policy {
             Some(file) => judge(token, principal, &file.current(), keys),
             None => judge(token, principal, &Rules::default(), keys),
         };
-        if verdict == Verdict::NoKeys && !self.warned.swap(true, Ordering::Relaxed) {
+        if verdict == Verdict::NoKeys && self.warned.is_due(b"") {
             log::warn!(
                 "authorization has no key to compare with and denies everything; set auth_key in the handler's params, or --auth-keys-file"
             );

@@ -100,6 +100,18 @@ impl Reason {
         }
     }
 
+    /// What an operator may do about it, where the text of the refusal does not say so.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Malformed => "; install the template of manifests/templates, or check the sender's version",
+            Self::NoVolume => "; name one, or no file_path",
+            Self::Queue => "; the volume is too slow, see --queue-timeout",
+            Self::Deadline => "; raise it, as connection.timeout in a handler",
+            Self::Denied => "; let the adapter's group write there",
+            _ => "",
+        }
+    }
+
     fn scope(self) -> Scope {
         match self {
             Self::Denied => Scope::File,
@@ -151,6 +163,11 @@ impl Refusal {
     /// For a record, where no volume is configured.
     pub fn no_volume() -> Self {
         Self::new(Reason::NoVolume, "there is no volume to write to: --volume none")
+    }
+
+    /// For an audit record that is lost.
+    pub fn no_audit() -> Self {
+        Self::new(Reason::Audit, "an audit record is lost, the volume is full or slow; the verdict holds")
     }
 
     /// The refusal of a request whose caller's deadline has passed.

@@ -92,7 +92,7 @@ pub struct Limits {
     pub open: Arc<Connections>,
     /// Connections served at once; more wait in the kernel's backlog.
     pub connections: u32,
-    /// Peers logged for speaking HTTP/1.
+    /// Peers, and a lack of slots, that were logged.
     pub told: Arc<Once>,
     /// The age at which a connection is shut down gracefully.
     pub connection_age: Option<Duration>,
@@ -153,7 +153,7 @@ where
     B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let places = Places::new(limits.connections);
+    let places = Places::new(limits.connections, Arc::clone(&limits.told));
     let (listening, shutdown) = watch::channel(());
     let start = |stream: TcpStream, place| {
         let open = limits.connections as usize - places.free.available_permits();
@@ -162,8 +162,8 @@ where
             crowded: Arc::clone(&places.crowded),
             age: limits.connection_age,
         };
-        let peer = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
-        let connection = Arc::new(Connection::new(peer));
+        let peer = stream.peer_addr().map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical());
+        let connection = Arc::new(Connection::of(peer));
         let connection = serve_connection(stream, connection, service.clone(), limits.clone(), ending, open);
         limits.open.0.increment();
         let counted = Arc::clone(&limits.open);
@@ -224,11 +224,12 @@ struct Places {
     free: Arc<Semaphore>,
     /// Notified while a connection waits for a slot.
     crowded: Arc<Notify>,
+    told: Arc<Once>,
 }
 
 impl Places {
-    fn new(connections: u32) -> Self {
-        Self { free: Arc::new(Semaphore::new(connections as usize)), crowded: Arc::default() }
+    fn new(connections: u32, told: Arc<Once>) -> Self {
+        Self { free: Arc::new(Semaphore::new(connections as usize)), crowded: Arc::default(), told }
     }
 
     fn free_place(&self) -> Option<Arc<OwnedSemaphorePermit>> {
@@ -243,7 +244,12 @@ impl Places {
                 Ok(Ok(place)) => return Arc::new(place),
                 // The semaphore is never closed.
                 Ok(Err(_)) => pending().await,
-                Err(_) => self.crowded.notify_waiters(),
+                Err(_) => {
+                    if self.told.is_due(b"connections") {
+                        log::warn!("all connections are taken and others wait; raise --max-connections");
+                    }
+                    self.crowded.notify_waiters();
+                }
             }
         }
     }

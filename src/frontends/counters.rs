@@ -1,11 +1,13 @@
-//! Counters of all front ends.
+//! Counters of all front ends, and the log of what they refuse.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::verdicts::{Asker, Verdicts};
 use crate::metrics::{Counter, Export, Family, Page};
+use crate::once::Once;
 use crate::policy::Verdict;
-use crate::refusal::Reason;
+use crate::refusal::{Reason, Refusal, Scope};
 
 /// Refusals by reason, verdicts, and failed audit records.
 #[derive(Debug)]
@@ -16,6 +18,10 @@ pub struct Counters {
     pub unjudged: Counter,
     /// Audit records that were not written.
     pub audit_errors: Arc<Counter>,
+    /// Services and reasons whose refusals were logged.
+    logged: Once,
+    /// The same with what is wrong: a peer can invent more of these than are remembered.
+    handlers: Once,
 }
 
 impl Default for Counters {
@@ -30,13 +36,37 @@ impl Default for Counters {
             verdicts: Verdicts::default(),
             unjudged: Counter::default(),
             audit_errors: Arc::default(),
+            logged: Once::default(),
+            handlers: Once::default(),
         }
     }
 }
 
 impl Counters {
+    /// Counts a refusal, and logs it unless it concerns the whole volume: the journal
+    /// does that. `peer` is the caller, if known.
+    pub fn refused(&self, service: &str, peer: Option<IpAddr>, refusal: &Refusal) {
+        let Refusal { reason, scope, text } = refusal;
+        self.count(*reason);
+        if *scope != Scope::Volume {
+            // Handlers differ in what is wrong with them.
+            let key = if let Reason::Config | Reason::Path | Reason::Denied = reason { &**text } else { "" };
+            let (reason, remedy) = (format!("reason={}", reason.label()), reason.remedy());
+            self.log(service, peer, &reason, key, &format!("{text}{remedy}"));
+        }
+    }
+
+    /// Logs that requests are refused, once in a while for each service, reason and key.
+    pub fn log(&self, service: &str, peer: Option<IpAddr>, reason: &str, key: &str, text: &str) {
+        let logged = if key.is_empty() { &self.logged } else { &self.handlers };
+        if logged.is_due(format!("{reason} {service} {key}").as_bytes()) {
+            let peer = peer.map_or_else(String::new, |peer| format!(" peer={peer}"));
+            log::warn!("requests are refused {reason} service={service}{peer} {text}");
+        }
+    }
+
     /// Counts a refusal, except for failed writes, which the journal counts.
-    pub fn refused(&self, reason: Reason) {
+    pub fn count(&self, reason: Reason) {
         if let Some(at) = Reason::REQUEST.iter().position(|known| *known == reason) {
             self.refusals.at(at).add(1);
         }

@@ -96,8 +96,9 @@ impl Mixer {
         let request = request.map_err(|error| Refusal::new(Reason::Malformed, error.to_string()))?;
         let journal = self.reports.journal.as_ref();
         let response = backend::validate(&request, journal.map(|journal| journal.volume()));
-        if response.status.as_ref().is_some_and(|status| status.code != 0) {
-            self.authorizer.counters.refused(Reason::Config);
+        if let Some(status) = response.status.as_ref().filter(|status| status.code != 0) {
+            let refusal = Refusal::new(Reason::Config, &*status.message);
+            self.authorizer.counters.refused("InfrastructureBackend", None, &refusal);
         }
         Ok(response.encode_to_vec().into())
     }

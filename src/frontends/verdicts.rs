@@ -17,7 +17,7 @@ impl Asker {
     pub const ALL: [Self; 2] = [Self::Mixer, Self::Envoy];
 
     /// Its full name, as in the counters of calls.
-    fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Mixer => "authorization.HandleAuthorizationService",
             Self::Envoy => "envoy.service.auth.v3.Authorization",

@@ -24,11 +24,7 @@ pub struct Callers {
 impl Callers {
     /// Reads the tokens, one per line. An error gives the reason and no token.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let tokens = RuleFile::tokens(path)?;
-        if tokens.current().keys().next().is_none() {
-            log::warn!("there is no token in the file, every caller is refused path={}", path.display());
-        }
-        Ok(Self { tokens, told: Once::default() })
+        Ok(Self { tokens: RuleFile::tokens(path)?, told: Once::default() })
     }
 
     /// The file of tokens.
@@ -37,15 +33,14 @@ impl Callers {
     }
 
     /// Refuses a caller without a valid token. Logs it once per peer.
-    pub(super) fn admit(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<(), Refusal> {
+    pub(super) fn admit(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Refusal> {
         let text = match verdict(headers, &self.tokens.current()) {
             Verdict::Key => return Ok(()),
             Verdict::NoToken => "send a token as `authorization: Bearer TOKEN`",
             Verdict::RepeatedToken => "send one authorization header",
             _ => "the token is not valid here",
         };
-        let peer = peer.map_or_else(String::new, |peer| peer.to_string());
-        if self.told.is_first(peer.as_bytes()) {
+        if self.told.is_due(peer.to_string().as_bytes()) {
             log::warn!(
                 "a caller without a valid token is refused; give it one of --caller-tokens-file peer={peer} \
                  reason=\"{text}\""

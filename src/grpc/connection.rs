@@ -1,7 +1,7 @@
 //! State shared by a connection's calls and its socket: the bytes of complete messages
 //! that wait to be handled, and whether the connection is shutting down or closed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -17,7 +17,7 @@ const MAX_HELD: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Connection {
     /// The peer's address.
-    pub peer: Option<IpAddr>,
+    pub peer: IpAddr,
     /// Bytes of complete messages.
     held: AtomicUsize,
     /// All bytes read from the socket.
@@ -46,16 +46,17 @@ pub struct Call(Arc<Connection>);
 
 impl Default for Connection {
     fn default() -> Self {
-        Self::new(None)
+        let (held, received, useful, begun, ended, reader) = Default::default();
+        let peer = Ipv6Addr::UNSPECIFIED.into();
+        let (closing, gone) = (watch::Sender::new(false), Semaphore::new(0));
+        Self { peer, held, received, useful, begun, ended, reader, closing, gone }
     }
 }
 
 impl Connection {
-    /// A new connection with this peer.
-    pub fn new(peer: Option<IpAddr>) -> Self {
-        let (held, received, useful, begun, ended, reader) = Default::default();
-        let (closing, gone) = (watch::Sender::new(false), Semaphore::new(0));
-        Self { peer, held, received, useful, begun, ended, reader, closing, gone }
+    /// The connection of a peer.
+    pub fn of(peer: IpAddr) -> Self {
+        Self { peer, ..Self::default() }
     }
 
     /// Shuts it down: endless streams end now.

@@ -31,7 +31,7 @@ pub struct Rules {
 /// Never shows a key.
 impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} keys, {} principals", self.keys.len(), self.principals.len())
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -105,18 +105,33 @@ pub type RuleFile = Reloaded<Rules>;
 impl RuleFile {
     /// Reads the rules. An error gives the reason and none of the file's content.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Self::read("keys", vec![path.into()], MAX_FILE, |contents| Rules::parse(&contents.concat()))
+        Self::of("keys", path, |_| Ok(()))
     }
 
     /// Reads the tokens of callers: rules that are keys.
     pub fn tokens(path: &Path) -> io::Result<Self> {
-        Self::read("tokens", vec![path.into()], MAX_FILE, |contents| {
+        Self::of("tokens", path, |rules| {
+            if rules.has_principals() { Err("a line names a principal, not a token".into()) } else { Ok(()) }
+        })
+    }
+
+    /// Warns of a file without a rule, at each reading.
+    fn of(
+        what: &'static str,
+        path: &Path,
+        check: impl Fn(&Rules) -> Result<(), String> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let named = path.to_path_buf();
+        Self::read(what, vec![path.into()], MAX_FILE, move |contents| {
             let rules = Rules::parse(&contents.concat())?;
-            if rules.has_principals() {
-                Err("a line names a principal, not a token".into())
-            } else {
-                Ok(rules)
+            check(&rules)?;
+            if rules.keys.is_empty() && rules.principals.is_empty() {
+                log::warn!(
+                    "the file of {what} is empty and allows nobody; add a line path={}",
+                    named.display()
+                );
             }
+            Ok(rules)
         })
     }
 }

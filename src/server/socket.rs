@@ -23,12 +23,17 @@ const MAX_TURN: usize = 64 * 1024;
 const MAX_USELESS: usize = 4 * 1024 * 1024;
 const INTERVAL: Duration = Duration::from_secs(600);
 
+/// The start of HTTP/2's preface.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// The start of a TLS record with a handshake.
+const TLS_HANDSHAKE: &[u8] = &[0x16, 3];
+
 /// The socket, and its connection's account of received bytes.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
     connection: Arc<Connection>,
-    /// Peers logged for speaking HTTP/1.
+    /// Peers that were logged.
     told: Arc<Once>,
     /// Bytes read in this turn, and their limit.
     turn: usize,
@@ -45,18 +50,28 @@ impl Socket {
         Self { stream, connection, told, turn: 0, max_turn, interval: Instant::now(), useless: 0 }
     }
 
-    /// Logs once per address that a peer speaks HTTP/1, as Envoy does if the Service's
-    /// port does not declare gRPC.
+    /// Logs a peer that does not speak HTTP/2: Envoy speaks HTTP/1 if the Service's port
+    /// does not declare gRPC, and TLS if it is told to.
     fn look_at_first(&self, bytes: &[u8]) {
-        if !is_http_1(bytes) {
+        let start = &PREFACE[..bytes.len().min(PREFACE.len())];
+        if bytes.starts_with(start) {
             return;
         }
-        let Some(peer) = self.connection.peer else { return };
-        if self.told.is_first(peer.to_string().as_bytes()) {
-            log::warn!(
-                "a peer speaks HTTP/1 on the gRPC port; give the Service's port \"appProtocol: grpc\", or a name \
-                 that begins with grpc peer={peer}"
-            );
+        self.tell(if is_http_1(bytes) {
+            "a peer speaks HTTP/1 on the gRPC port; give the Service's port \"appProtocol: grpc\", or a name that \
+             begins with grpc"
+        } else if bytes.starts_with(TLS_HANDSHAKE) {
+            "a peer speaks TLS on the gRPC port, which is plaintext; turn TLS off for this port"
+        } else {
+            "a peer does not speak HTTP/2 on the gRPC port; check what connects to it"
+        });
+    }
+
+    /// Logs once in a while what is wrong with the peer.
+    fn tell(&self, what: &str) {
+        let peer = self.connection.peer;
+        if self.told.is_due(format!("{peer} {what}").as_bytes()) {
+            log::warn!("{what} peer={peer}");
         }
     }
 
@@ -67,6 +82,7 @@ impl Socket {
             return Ok(());
         }
         if self.interval.elapsed() < INTERVAL {
+            self.tell("a peer floods its connection with frames that belong to no call, and is cut off");
             return Err(io::Error::other("a flood of frames that belong to no call"));
         }
         (self.interval, self.useless) = (Instant::now(), useless);

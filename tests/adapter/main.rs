@@ -42,6 +42,7 @@ mod process; // the command line, exit codes, addresses
 mod properties; // properties of any bytes
 mod protocol; // the details of gRPC over HTTP/2
 mod recovery; // health during a failure, and after it
+mod refusals; // what is refused, in the log
 mod retention; // rotation, and files with several writers
 mod shutdown; // graceful shutdown
 mod signals; // each signal, in each mode

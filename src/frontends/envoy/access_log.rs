@@ -59,7 +59,7 @@ impl Stream {
 
     /// Logs malformed messages once for each sender.
     fn log_malformed(&self, refusal: &Refusal) {
-        if self.log.logged.is_first(self.sender.node()) {
+        if self.log.logged.is_due(self.sender.node()) {
             log::warn!(
                 "a stream of access logs is ended node={} error={refusal}",
                 quoted(self.sender.node())

@@ -82,8 +82,8 @@ impl Authorizer {
         let token = match check(&config) {
             Ok(()) => record.lookup(SUBJECT_PROPERTIES, property.as_bytes()),
             // The params are not what their author meant: deny.
-            Err(_) => {
-                self.counters.refused(Reason::Config);
+            Err(refusal) => {
+                self.counters.refused(Asker::Mixer.label(), None, &refusal);
                 Value::Absent
             }
         };
@@ -129,7 +129,7 @@ impl Authorizer {
         });
         if !is_taken {
             errors.add(1);
-            self.counters.refused(Reason::Audit);
+            self.counters.refused(Asker::Mixer.label(), None, &Refusal::no_audit());
         }
     }
 }

@@ -49,6 +49,6 @@ impl Export for Tls {
 }
 
 /// The stream as it is.
-pub async fn secure(_: Option<Tls>, stream: TcpStream, _: Option<IpAddr>, _: Instant) -> Option<Stream> {
+pub async fn secure(_: Option<Tls>, stream: TcpStream, _: IpAddr, _: Instant) -> Option<Stream> {
     Some(stream)
 }

@@ -87,7 +87,7 @@ impl Tls {
         Box::new(self.0.certificates.clone())
     }
 
-    async fn handshake(&self, stream: TcpStream, peer: Option<IpAddr>, deadline: Instant) -> Option<Stream> {
+    async fn handshake(&self, stream: TcpStream, peer: IpAddr, deadline: Instant) -> Option<Stream> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.0.certificates.current().server));
         let accept = acceptor.accept_with(Metered::new(stream), |session| {
             session.set_buffer_limit(Some(SEND_BUFFER));
@@ -119,12 +119,7 @@ impl Export for Tls {
 
 /// The encrypted stream, or the stream as it is without TLS. `None`, counted and
 /// logged, if there is no handshake by the deadline.
-pub async fn secure(
-    tls: Option<Tls>,
-    stream: TcpStream,
-    peer: Option<IpAddr>,
-    deadline: Instant,
-) -> Option<Stream> {
+pub async fn secure(tls: Option<Tls>, stream: TcpStream, peer: IpAddr, deadline: Instant) -> Option<Stream> {
     match tls {
         Some(tls) => tls.handshake(stream, peer, deadline).await,
         None => Some(Stream::Plain(stream)),

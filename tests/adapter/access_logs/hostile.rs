@@ -268,7 +268,7 @@ async fn services_that_are_not_served_are_logged_once_each() {
         ] {
             assert_eq!(client.unary(path, b"").await.unwrap().status, UNIMPLEMENTED, "{path}");
         }
-        // An unknown method of a served service; the status is enough.
+        // An unknown method of a served service.
         let unknown = format!("{EXPORT}s");
         assert_eq!(client.unary(&unknown, b"").await.unwrap().status, UNIMPLEMENTED);
     }

@@ -9,9 +9,10 @@ use records::audit::{Check, VALUES};
 use super::authorizer::Checked;
 use super::question::{Kind, Question};
 use crate::frontends::counters::Counters;
+use crate::frontends::verdicts::Asker;
 use crate::journal::{Destination, Journal};
 use crate::policy::Verdict;
-use crate::refusal::Reason;
+use crate::refusal::Refusal;
 use crate::render::Format;
 
 /// The destination of records.
@@ -34,7 +35,7 @@ impl Audit {
         });
         if !is_taken {
             errors.add(1);
-            counters.refused(Reason::Audit);
+            counters.refused(Asker::Envoy.label(), None, &Refusal::no_audit());
         }
     }
 }

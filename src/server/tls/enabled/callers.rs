@@ -56,7 +56,7 @@ impl Callers {
             let names: Vec<&str> =
                 certificate.valid_uri_names().chain(certificate.valid_dns_names()).collect();
             let names = names.join(" ");
-            if self.told.is_first(names.as_bytes()) {
+            if self.told.is_due(names.as_bytes()) {
                 log::warn!(
                     "no --tls-client-name permits a client's certificate; add one of its names, or give it \
                      another certificate names={}",

@@ -159,11 +159,10 @@ impl Outcomes {
 
     /// Counts a handshake that failed. Logs it as a warning once per outcome and peer,
     /// if there is something to do about it.
-    pub(super) fn failed(&self, peer: Option<IpAddr>, outcome: Outcome, error: &io::Error) {
+    pub(super) fn failed(&self, peer: IpAddr, outcome: Outcome, error: &io::Error) {
         self.count(outcome);
-        let peer = peer.map_or_else(String::new, |peer| peer.to_string());
-        let is_first = |_: &&str| self.told[outcome as usize].is_first(peer.as_bytes());
-        match outcome.advice().filter(is_first) {
+        let is_due = |_: &&str| self.told[outcome as usize].is_due(peer.to_string().as_bytes());
+        match outcome.advice().filter(is_due) {
             Some(advice) => log::warn!("{advice} peer={peer} error={error}"),
             None => {
                 log::debug!("a TLS handshake failed peer={peer} outcome={} error={error}", outcome.label())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::admin::{self, Sources};
-use crate::cli::Args;
+use crate::cli::{Args, VERSION};
 use crate::frontends::counters::Counters;
 use crate::frontends::envoy::ext_authz::audit::Audit;
 use crate::frontends::envoy::ext_authz::{self, ExtAuthz};
@@ -22,12 +22,13 @@ use crate::grpc::calls::Calls;
 use crate::grpc::health::{self, Health};
 use crate::grpc::{Dispatcher, SERVICES, Services};
 use crate::histogram::{self, Histogram};
-use crate::journal::{self, Journal, Unfinished};
+use crate::journal::{self, Fsync, Journal, Unfinished};
 use crate::metrics::{Export, Registry};
 use crate::once::Once;
-use crate::policy::{Policy, RuleFile};
+use crate::policy::{Policy, RuleFile, Rules};
 use crate::process::{self, Process};
 use crate::reload;
+use crate::render::Format;
 use crate::server::tls::{self, Tls};
 use crate::server::{self, Connections, Limits};
 use crate::shutdown::{self, Signals};
@@ -104,13 +105,15 @@ struct Core {
     counters: Arc<Counters>,
 }
 
-/// Runs the adapter until a signal stops it.
-pub fn run(args: Args) -> Result<ExitCode, StartError> {
+/// Runs the adapter until a signal stops it. Logs these warnings once it has started.
+pub fn run(args: Args, warnings: &[String]) -> Result<ExitCode, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime =
         runtime.map_err(|error| StartError::System(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
         let bound = bind(&args)?;
+        say_what(&args, bound.core.policy.rules().as_deref());
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(serve(bound, &args).await)
     })
 }
@@ -118,13 +121,10 @@ pub fn run(args: Args) -> Result<ExitCode, StartError> {
 fn bind(args: &Args) -> Result<Bound, StartError> {
     let signals = Signals::register()
         .map_err(|error| StartError::System(format!("cannot register for signals: {error}")))?;
-    let listen = |address: Option<IpAddr>, port, reuse_port| {
-        let listener = server::bind(address, port, reuse_port);
-        listener.map_err(|error| {
-            let on = address.map_or_else(String::new, |address| format!("{address} "));
-            StartError::Port(format!("cannot listen on {on}port {port}: {error}"))
-        })
-    };
+    if args.port != 0 && args.metrics_port == Some(args.port) && overlap(args.address, args.metrics_address) {
+        let text = "--metrics-port: that is the port for gRPC; name another one, or off";
+        return Err(StartError::Usage(text.into()));
+    }
     let authorizing = args.auth().check().map_err(StartError::Usage)?;
     let tls = match tls::Settings::check(&args.tls()).map_err(StartError::Usage)? {
         Some(settings) => Some(Tls::open(settings).map_err(StartError::Keys)?),
@@ -138,14 +138,15 @@ fn bind(args: &Args) -> Result<Bound, StartError> {
     files.0.extend(tls.as_ref().map(Tls::files));
     let pattern = Pattern::parse(&args.access_log);
     let pattern = pattern.map_err(|rule| StartError::Usage(format!("--access-log: {rule}")))?;
-    let journal = match args.volume.as_os_str().to_str() {
-        Some("none") => None,
-        _ => Some(Arc::new(open_journal(args, &pattern)?)),
+    let journal = match args.volume() {
+        None => None,
+        Some(_) => Some(Arc::new(open_journal(args, &pattern)?)),
     };
     let audit = audit(args, journal.as_ref())?;
-    let listener = listen(args.address, args.port, args.reuse_port)?;
-    let admin =
-        args.metrics_port.map(|port| listen(args.metrics_address, port, args.reuse_port)).transpose()?;
+    let listen = |address, port, remedy| listen(address, port, args.reuse_port, remedy);
+    let listener = listen(args.address, args.port, "name another one")?;
+    let remedy = "name another one with --metrics-port, or off";
+    let admin = args.metrics_port.map(|port| listen(args.metrics_address, port, remedy)).transpose()?;
     let histogram = Arc::new(Histogram::new(histogram::Settings {
         buckets: args.buckets.0.clone(),
         max_series: args.max_series as usize,
@@ -173,6 +174,31 @@ fn callers(args: &Args, has_tls: bool) -> Result<Option<Callers>, StartError> {
         return Err(StartError::Usage(text.into()));
     }
     read("tokens", path, Callers::open).map(Some)
+}
+
+/// Whether two listeners with the same port would meet.
+fn overlap(one: Option<IpAddr>, other: Option<IpAddr>) -> bool {
+    one.zip(other).is_none_or(|(one, other)| one == other)
+}
+
+fn listen(
+    address: Option<IpAddr>,
+    port: u16,
+    reuse_port: bool,
+    remedy: &str,
+) -> Result<TcpListener, StartError> {
+    server::bind(address, port, reuse_port).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => format!("; {remedy}"),
+            io::ErrorKind::AddrNotAvailable => "; name an address of this machine".into(),
+            io::ErrorKind::PermissionDenied => {
+                format!("; {remedy}: ports below 1024 need CAP_NET_BIND_SERVICE")
+            }
+            _ => String::new(),
+        };
+        let on = address.map_or_else(String::new, |address| format!("{address} "));
+        StartError::Port(format!("cannot listen on {on}port {port}: {error}{remedy}"))
+    })
 }
 
 /// The destination of audit records of Envoy's checks.
@@ -320,6 +346,38 @@ fn start_delivering(journal: Option<Arc<Journal>>, health: &Health) {
     let Some(journal) = journal else { return };
     let health = health.clone();
     tokio::spawn(async move { journal.deliver(|is_accepting| health.set_reports(is_accepting)).await });
+}
+
+/// Logs the version and the settings that matter most, without a secret.
+fn say_what(args: &Args, rules: Option<&Rules>) {
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "off".into(), |bytes| bytes.to_string());
+    let age = |age: Option<Duration>| age.map_or_else(|| "off".into(), |age| format!("{age:?}"));
+    let format = match args.format {
+        Format::Text => "text",
+        Format::Json => "json",
+    };
+    let fsync = match args.fsync {
+        Fsync::Never => "never".into(),
+        Fsync::Interval(interval) => format!("interval={interval:?}"),
+        Fsync::Always => String::from("always"),
+    };
+    log::info!(
+        "starting {VERSION} volume={} format={format} fsync={fsync} rotate_size={} rotate_age={} rotate_keep={} \
+         max_volume_bytes={} max_connections={} max_connection_age={} max_series={} queue_timeout={:?} \
+         drain_delay={:?} drain_timeout={:?} {}",
+        args.volume.display(),
+        size(args.rotate_size),
+        age(args.rotate_age),
+        args.rotate_keep,
+        size(args.max_volume_bytes),
+        args.max_connections,
+        age(args.max_connection_age),
+        args.max_series,
+        args.queue_timeout,
+        args.drain_delay,
+        args.drain_timeout,
+        rules.map_or_else(|| "keys=none".into(), Rules::to_string),
+    );
 }
 
 fn say_where(listener: &TcpListener, admin: Option<&TcpListener>) {

@@ -1,215 +1,195 @@
-//! The command line: arguments and their parsers.
+//! The command line and the environment: from words to options.
 
+pub mod environment;
+mod values;
+pub mod warnings;
+
+use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use argh::FromArgs;
 
+pub use self::values::Bounds;
+use self::values::{
+    USUAL_BUCKETS, buckets, count, duration, format, fsync, ip, on_error, port, port_or_off, size, status,
+    whole,
+};
 use crate::frontends::envoy::ext_authz::settings::{Flags, OnError};
 use crate::journal::Fsync;
 use crate::render::Format;
 use crate::server::tls;
 
 /// `--version`: version, revision, and `tls` in a build with TLS.
-#[cfg(not(feature = "tls"))]
-pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
-/// `--version`: version, revision, and `tls` in a build with TLS.
 #[cfg(feature = "tls")]
 pub const VERSION: &str =
     concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ", tls)");
+/// `--version`: version, revision, and `tls` in a build with TLS.
+#[cfg(not(feature = "tls"))]
+pub const VERSION: &str = concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (", env!("REVISION"), ")");
+/// `--help`, and the list of all options: see [`options`].
+const HELP: &str = include_str!("cli/help.txt");
+/// The positional argument.
+const PORT: &str = "PORT";
+const DEFAULT_PORT: u16 = 8000;
 
-/// Telemetry and authorization adapter for Envoy, Istio and Mixer: writes access logs and reports to files,
-/// answers authorization checks. Serves gRPC, in plaintext unless told
-/// otherwise.
+/// The options; the help text has their defaults.
 #[derive(Debug, FromArgs)]
-#[argh(
-    help_triggers("-h", "--help"),
-    note = "Instead of a port: `cat FILE...`, `tail [-n LINES] [-c BYTES] [-f] FILE`, \
-            `probe [--http] [PORT] [SERVICE]` (exit 0 if a running adapter serves).",
-    note = "DURATION is a number with a unit: 500ms, 5s, 2m, 1h. SIZE is one in bytes, or with KiB, MiB, GiB.",
-    note = "RUST_LOG sets what is logged: error, warn, info (the default), debug.",
-    error_code(64, "the command line is wrong"),
-    error_code(66, "a file of keys, tokens or certificates can't be read"),
-    error_code(69, "the port is taken, or not ours to take"),
-    error_code(71, "the system refuses a thread or a signal handler"),
-    error_code(73, "the volume is missing or not writable"),
-    error_code(74, "records were left unwritten at the end")
-)]
+#[cfg_attr(test, derive(argh::ArgsInfo))]
 pub struct Args {
-    /// port for gRPC; 0 for any free one (default: 8000)
-    #[argh(positional, default = "8000")]
+    /// port for gRPC
+    #[argh(positional, from_str_fn(port), default = "DEFAULT_PORT")]
     pub port: u16,
 
-    /// IP address for gRPC (default: all)
-    #[argh(option, arg_name = "IP", from_str_fn(ip))]
+    /// address for gRPC
+    #[argh(option, from_str_fn(ip))]
     pub address: Option<IpAddr>,
 
-    /// directory for all files; `none` to run without one (default: /volume)
-    #[argh(option, arg_name = "DIR", default = "PathBuf::from(\"/volume\")")]
+    /// directory for all files
+    #[argh(option, default = "PathBuf::from(\"/volume\")")]
     pub volume: PathBuf,
 
-    /// file for handlers without file_path (default: out.txt)
-    #[argh(option, arg_name = "PATH", default = "String::from(\"out.txt\")")]
+    /// file for handlers without a path of their own
+    #[argh(option, default = "String::from(\"out.txt\")")]
     pub default_file: String,
 
-    /// file for access logs and log records; with {log_name}, {namespace}, {pod} or {hostname} in its name,
-    /// one per value (default: access.log)
-    #[argh(option, arg_name = "PATH", default = "String::from(\"access.log\")")]
+    /// file for access logs and log records
+    #[argh(option, default = "String::from(\"access.log\")")]
     pub access_log: String,
 
-    /// format of records if the handler sets none: text or json (default: text)
-    #[argh(option, arg_name = "FORMAT", from_str_fn(format), default = "Format::Text")]
+    /// format of records
+    #[argh(option, from_str_fn(format), default = "Format::Text")]
     pub format: Format,
 
-    /// when to sync files to disk: never (only at exit), interval=DURATION, or always (before each reply)
-    /// (default: never)
-    #[argh(option, arg_name = "WHEN", from_str_fn(fsync), default = "Fsync::Never")]
+    /// when to sync files
+    #[argh(option, from_str_fn(fsync), default = "Fsync::Never")]
     pub fsync: Fsync,
 
-    /// rotate a file before it grows beyond SIZE
-    #[argh(option, arg_name = "SIZE", from_str_fn(size))]
+    /// size of a file, in bytes, before which it is rotated
+    #[argh(option, from_str_fn(size))]
     pub rotate_size: Option<u64>,
 
-    /// rotate a file when it is older than this
-    #[argh(option, arg_name = "DURATION", from_str_fn(duration))]
+    /// age at which a file is rotated
+    #[argh(option, from_str_fn(duration))]
     pub rotate_age: Option<Duration>,
 
-    /// how many rotated files to keep per file (default: 5)
-    #[argh(option, arg_name = "N", default = "5")]
+    /// rotated files to keep per file
+    #[argh(option, from_str_fn(whole), default = "5")]
     pub rotate_keep: u32,
 
-    /// keep all files in the volume below SIZE: delete the oldest rotated files, then refuse reports
-    #[argh(option, arg_name = "SIZE", from_str_fn(size))]
+    /// limit on the bytes in the volume
+    #[argh(option, from_str_fn(size))]
     pub max_volume_bytes: Option<u64>,
 
-    /// port for /metrics, /healthz and /readyz; `off` for none (default: 9145)
-    #[argh(option, arg_name = "PORT", from_str_fn(port_or_off), default = "Some(9145)")]
+    /// port for metrics and HTTP probes, if any
+    #[argh(option, from_str_fn(port_or_off), default = "Some(9145)")]
     pub metrics_port: Option<u16>,
 
-    /// IP address for the metrics port (default: all)
-    #[argh(option, arg_name = "IP", from_str_fn(ip))]
+    /// address for metrics
+    #[argh(option, from_str_fn(ip))]
     pub metrics_address: Option<IpAddr>,
 
-    /// PEM file of the certificate for TLS on the gRPC port, with those between it and its CA; reloaded on change
-    /// (needs a build with TLS, the image with the tag suffix -tls)
-    #[argh(option, arg_name = "PATH")]
+    /// file of the certificate for TLS
+    #[argh(option)]
     pub tls_cert: Option<PathBuf>,
 
-    /// PEM file of that certificate's key
-    #[argh(option, arg_name = "PATH")]
+    /// file of its key
+    #[argh(option)]
     pub tls_key: Option<PathBuf>,
 
-    /// PEM file of CAs; clients must present a certificate that one of them has issued
-    #[argh(option, arg_name = "PATH")]
+    /// file of the CAs of clients
+    #[argh(option)]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// SPIFFE id or DNS name in the certificates of permitted clients, exact or up to a final `*`; repeatable
-    /// (default: any)
-    #[argh(option, arg_name = "NAME")]
+    /// names of permitted clients
+    #[argh(option)]
     pub tls_client_name: Vec<String>,
 
-    /// file of tokens, one per line, reloaded on change; callers must send one as `authorization: Bearer TOKEN`
-    #[argh(option, arg_name = "PATH")]
+    /// file of the tokens of callers
+    #[argh(option)]
     pub caller_tokens_file: Option<PathBuf>,
 
-    /// accept these tokens without TLS: something else encrypts, such as a sidecar
+    /// whether they may come in plaintext
     #[argh(switch)]
     pub caller_tokens_without_tls: bool,
 
-    /// upper bounds of the latency histogram's buckets in seconds, ascending, as in 0.01,0.1,1; or
-    /// gatewaymetric for that adapter's own (default: Prometheus's)
-    #[argh(option, arg_name = "BOUNDS", from_str_fn(buckets), default = "Bounds(USUAL_BUCKETS.to_vec())")]
+    /// bounds of the histogram's buckets
+    #[argh(option, from_str_fn(buckets), default = "Bounds(USUAL_BUCKETS.to_vec())")]
     pub buckets: Bounds,
 
-    /// maximum number of series in the histogram; the rest share one overflow series (default: 2000)
-    #[argh(option, arg_name = "N", from_str_fn(count), default = "2000")]
+    /// limit on the series of the histogram
+    #[argh(option, from_str_fn(count), default = "2000")]
     pub max_series: u32,
 
-    /// keep the query string of URLs in the histogram's labels
+    /// whether its labels keep the query string
     #[argh(switch)]
     pub keep_query: bool,
 
-    /// file of authorization keys, one per line, reloaded on change
-    #[argh(option, arg_name = "PATH")]
+    /// file of authorization keys
+    #[argh(option)]
     pub auth_keys_file: Option<PathBuf>,
 
-    /// header of Envoy's requests that carries the token; repeatable, the first one present counts (default:
-    /// x-custom-token)
-    #[argh(option, arg_name = "NAME")]
+    /// headers with a token
+    #[argh(option)]
     pub auth_header: Vec<String>,
 
-    /// remove these headers from allowed requests
+    /// whether to remove them from allowed requests
     #[argh(switch)]
     pub auth_remove_header: bool,
 
-    /// HTTP status for a request without a token (default: 401)
-    #[argh(option, arg_name = "CODE", from_str_fn(status))]
+    /// status without a token
+    #[argh(option, from_str_fn(status))]
     pub auth_missing_code: Option<u16>,
 
-    /// HTTP status of any other denial (default: 403)
-    #[argh(option, arg_name = "CODE", from_str_fn(status))]
+    /// status of any other denial
+    #[argh(option, from_str_fn(status))]
     pub auth_denied_code: Option<u16>,
 
-    /// body of a denial (default: none)
-    #[argh(option, arg_name = "TEXT", default = "String::new()")]
+    /// body of a denial
+    #[argh(option, default = "String::new()")]
     pub auth_denied_body: String,
 
-    /// content type of that body (default: Envoy's, text/plain)
-    #[argh(option, arg_name = "TYPE")]
+    /// its content type
+    #[argh(option)]
     pub auth_denied_content_type: Option<String>,
 
-    /// WWW-Authenticate header of a denial with status 401 (default: none)
-    #[argh(option, arg_name = "CHALLENGE")]
+    /// challenge of a denial with status 401
+    #[argh(option)]
     pub auth_www_authenticate: Option<String>,
 
-    /// answer to Envoy without a verdict: deny (503, even with failOpen) or unavailable, which leaves it to
-    /// statusOnError and failOpen (default: deny)
-    #[argh(option, arg_name = "HOW", from_str_fn(on_error), default = "OnError::Deny")]
+    /// answer without a verdict
+    #[argh(option, from_str_fn(on_error), default = "OnError::Deny")]
     pub auth_on_error: OnError,
 
-    /// file in the volume for audit records of Envoy's checks (default: none)
-    #[argh(option, arg_name = "PATH")]
+    /// file for audit records
+    #[argh(option)]
     pub auth_audit_file: Option<String>,
 
-    /// maximum number of connections; more have to wait. A sidecar keeps two open (default: 1024)
-    #[argh(option, arg_name = "N", from_str_fn(count), default = "1024")]
+    /// limit on connections
+    #[argh(option, from_str_fn(count), default = "1024")]
     pub max_connections: u32,
 
-    /// shut a connection down gracefully at this age, give or take a tenth, so that replicas share the load
-    #[argh(option, arg_name = "DURATION", from_str_fn(duration))]
+    /// age at which a connection is shut down
+    #[argh(option, from_str_fn(duration))]
     pub max_connection_age: Option<Duration>,
 
-    /// let another adapter listen on the same port, to take over without a gap
+    /// whether another adapter may listen on the same port
     #[argh(switch)]
     pub reuse_port: bool,
 
-    /// how long to keep accepting after SIGTERM, while endpoints are withdrawn (default: 0s)
-    #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::ZERO")]
+    /// how long to keep accepting after SIGTERM
+    #[argh(option, from_str_fn(duration), default = "Duration::ZERO")]
     pub drain_delay: Duration,
 
-    /// time limit after that for calls to finish and the queue to be written (default: 5s)
-    #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::from_secs(5)")]
+    /// time limit for calls to finish after that
+    #[argh(option, from_str_fn(duration), default = "Duration::from_secs(5)")]
     pub drain_timeout: Duration,
 
-    /// how long a report waits for room in the queue before it is refused (default: 2s)
-    #[argh(option, arg_name = "DURATION", from_str_fn(duration), default = "Duration::from_secs(2)")]
+    /// how long a report waits for room in the queue
+    #[argh(option, from_str_fn(duration), default = "Duration::from_secs(2)")]
     pub queue_timeout: Duration,
-
-    /// print version and revision
-    #[argh(switch)]
-    pub version: bool,
 }
-
-const USUAL_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-const SWITCHES: [&str; 6] = [
-    "--auth-remove-header",
-    "--caller-tokens-without-tls",
-    "--help",
-    "--keep-query",
-    "--reuse-port",
-    "--version",
-];
 
 impl Args {
     /// The flags for answers to Envoy's checks, as given.
@@ -235,13 +215,50 @@ impl Args {
             client_names: self.tls_client_name.clone(),
         }
     }
+
+    /// The volume's directory; `None` if there is no volume.
+    pub fn volume(&self) -> Option<&Path> {
+        let is_none = self.volume.to_str().is_some_and(|name| name.eq_ignore_ascii_case("none"));
+        (!is_none).then_some(&self.volume)
+    }
 }
 
-/// Upper bounds of a histogram's buckets.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Bounds(pub Vec<f64>);
+/// An option in the help text, or the positional argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listed {
+    name: &'static str,
+    /// A word for its value; a switch has none.
+    value: Option<&'static str>,
+}
 
-/// A result of parsing other than arguments.
+impl Listed {
+    fn is_repeatable(self) -> bool {
+        self.value.is_some_and(|value| value.ends_with("..."))
+    }
+}
+
+/// What the options were set by.
+#[derive(Debug, Default)]
+pub struct Given {
+    typed: Vec<&'static str>,
+    environment: Vec<&'static str>,
+    /// Variables with our prefix that name no option.
+    unknown: Vec<String>,
+}
+
+impl Given {
+    /// Whether an option was set.
+    fn has(&self, name: &str) -> bool {
+        self.typed.iter().chain(&self.environment).any(|set| *set == name)
+    }
+
+    /// A text about options, with the variables of those that the environment sets.
+    pub fn named(&self, text: &str) -> String {
+        environment::named(text, &self.environment)
+    }
+}
+
+/// A result of parsing other than options.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Early {
     /// Requested text.
@@ -250,139 +267,77 @@ pub enum Early {
     Usage(String),
 }
 
-/// Parses the arguments after the program's name. Accepts `--flag value` and
-/// `--flag=value`.
-pub fn parse(words: impl Iterator<Item = std::ffi::OsString>) -> Result<Args, Early> {
-    let words: Result<Vec<String>, _> = words.map(std::ffi::OsString::into_string).collect();
-    let words = words.map_err(|word| Early::Usage(format!("not UTF-8: {}", word.display())))?;
-    let words: Vec<&str> = words.iter().flat_map(|word| separate(word)).collect();
-    let args = Args::from_args(&["mygrpcadapter"], &words).map_err(|exit| match exit.status {
-        Ok(()) => Early::Text(exit.output),
-        Err(()) => Early::Usage(exit.output.split_whitespace().collect::<Vec<_>>().join(" ")),
+/// Parses the arguments after the program's name, and the environment. Accepts
+/// `--flag value` and `--flag=value`.
+pub fn parse(
+    typed: impl Iterator<Item = OsString>,
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(Args, Given), Early> {
+    let typed: Result<Vec<String>, _> = typed.map(OsString::into_string).collect();
+    let typed = typed.map_err(|word| Early::Usage(format!("not UTF-8: {}", word.display())))?;
+    let mut given = Given::default();
+    let options = options();
+    let typed = read(&typed, &options, &mut given)?;
+    let set = environment::words(variables, &options, &mut given).map_err(Early::Usage)?;
+    // First, as `--` may end the options that were typed.
+    let words: Vec<&str> = set.iter().map(String::as_str).chain(typed).collect();
+    let args = Args::from_args(&["mygrpcadapter"], &words).map_err(|exit| {
+        let line = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
+        Early::Usage(given.named(&line))
     })?;
-    if args.version { Err(Early::Text(format!("{VERSION}\n"))) } else { Ok(args) }
+    Ok((args, given))
 }
 
-/// Splits `--flag=value`; anything else stays one word. A switch with a value stays
-/// joined, and is rejected.
-fn separate(word: &str) -> impl Iterator<Item = &str> {
-    let (flag, value) = match word.split_once('=') {
-        Some((flag, value)) if flag.starts_with("--") && !SWITCHES.contains(&flag) => (flag, Some(value)),
-        _ => (word, None),
-    };
-    std::iter::once(flag).chain(value)
-}
-
-/// Parses a duration: an integer and a unit.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => 0,
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis)) {
-        Some(total) if millis > 0 && total <= 86_400_000 * 365 => Ok(Duration::from_millis(total)),
-        _ => Err(String::from("write a whole number and a unit, as in 500ms, 5s, 2m or 1h")),
+/// Splits joined values from their flags, and notes which options are set. A switch with
+/// a value stays joined, and is rejected.
+fn read<'a>(typed: &'a [String], options: &[Listed], given: &mut Given) -> Result<Vec<&'a str>, Early> {
+    let mut words = Vec::with_capacity(typed.len());
+    let mut rest = typed.iter().map(String::as_str);
+    while let Some(word) = rest.next() {
+        match word {
+            "-h" | "--help" | "help" => return Err(Early::Text(HELP.into())),
+            "-V" | "--version" => return Err(Early::Text(format!("{VERSION}\n"))),
+            "--" => {
+                given.typed.push(PORT);
+                words.push(word);
+                words.extend(rest.by_ref());
+            }
+            _ if word.starts_with('-') => {
+                let (name, joined) =
+                    word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+                match options.iter().find(|option| option.name == name) {
+                    Some(option) if option.value.is_some() => {
+                        given.typed.push(option.name);
+                        words.push(name);
+                        words.extend(joined.or_else(|| rest.next()));
+                    }
+                    Some(option) if joined.is_none() => {
+                        given.typed.push(option.name);
+                        words.push(word);
+                    }
+                    _ => words.push(word),
+                }
+            }
+            _ => {
+                given.typed.push(PORT);
+                words.push(word);
+            }
+        }
     }
+    Ok(words)
 }
 
-/// Parses a size in bytes.
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit {
-        "" | "B" => 1,
-        "KiB" | "Ki" => 1 << 10,
-        "MiB" | "Mi" => 1 << 20,
-        "GiB" | "Gi" => 1 << 30,
-        _ => 0,
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)) {
-        Some(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err(String::from(
-            "write a whole number above zero and a unit, as in 65536, 512KiB, 16MiB or 1GiB",
-        )),
+/// The options, read from the lines of the help text that begin with one, and the
+/// positional argument.
+fn options() -> Vec<Listed> {
+    let mut options = vec![Listed { name: PORT, value: Some(PORT) }];
+    for line in HELP.lines() {
+        let Some(line) = line.strip_prefix("  ").filter(|line| line.starts_with("--")) else { continue };
+        let mut words = line.split(' ');
+        let (name, value) = (words.next().unwrap_or_default(), words.next().filter(|word| !word.is_empty()));
+        options.push(Listed { name, value });
     }
-}
-
-fn count(text: &str) -> Result<u32, String> {
-    let number = text.parse().ok().filter(|number| (1..=100_000).contains(number));
-    number.ok_or_else(|| String::from("write a number from 1 to 100000"))
-}
-
-fn port_or_off(text: &str) -> Result<Option<u16>, String> {
-    match text {
-        "off" => Ok(None),
-        _ => text.parse().map(Some).map_err(|_| String::from("write a port or off")),
-    }
-}
-
-fn ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| String::from("write an IP address"))
-}
-
-/// Parses the histogram's bounds.
-fn buckets(text: &str) -> Result<Bounds, String> {
-    if text == "gatewaymetric" {
-        // Each bound is the previous one plus the width, including rounding errors.
-        let bounds = std::iter::successors(Some(-0.00099), |bound| Some(bound + 0.0001));
-        return Ok(Bounds(bounds.take(20).collect()));
-    }
-    let bounds: Option<Vec<f64>> = text.split(',').map(|bound| decimal(bound.trim())).collect();
-    let ascends = |bounds: &Vec<f64>| bounds.is_sorted_by(|a, b| a < b);
-    bounds.filter(|bounds| bounds.len() <= 64 && ascends(bounds)).map(Bounds).ok_or_else(|| {
-        String::from("write at most 64 numbers, ascending, as in 0.01,0.1,1; or gatewaymetric")
-    })
-}
-
-/// Parses a plain decimal of at most 15 digits: its digits and its power of ten are
-/// exact, so a single division rounds correctly. std's parser needs a table of 10 kB.
-fn decimal(text: &str) -> Option<f64> {
-    let (sign, text) = text.strip_prefix('-').map_or((1.0, text), |rest| (-1.0, rest));
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let digits = whole.len() + part.len();
-    let plain = whole.bytes().chain(part.bytes()).all(|byte| byte.is_ascii_digit());
-    if digits == 0 || digits > 15 || !plain {
-        return None;
-    }
-    let number: u64 =
-        whole.bytes().chain(part.bytes()).fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
-    Some(sign * number as f64 / 10_u64.pow(part.len() as u32) as f64)
-}
-
-fn fsync(text: &str) -> Result<Fsync, String> {
-    match text {
-        "never" => Ok(Fsync::Never),
-        "always" => Ok(Fsync::Always),
-        _ => match text.strip_prefix("interval=").map(duration) {
-            Some(interval) => interval.map(Fsync::Interval),
-            None => Err(String::from("write never, always, or interval=DURATION")),
-        },
-    }
-}
-
-fn status(text: &str) -> Result<u16, String> {
-    text.parse().map_err(|_| String::from("write an HTTP status from 400 to 599"))
-}
-
-fn on_error(text: &str) -> Result<OnError, String> {
-    match text {
-        "deny" => Ok(OnError::Deny),
-        "unavailable" => Ok(OnError::Unavailable),
-        _ => Err(String::from("write deny or unavailable")),
-    }
-}
-
-fn format(text: &str) -> Result<Format, String> {
-    match text {
-        "text" => Ok(Format::Text),
-        "json" => Ok(Format::Json),
-        _ => Err(String::from("write text or json")),
-    }
+    options
 }
 
 #[cfg(test)]
@@ -390,7 +345,7 @@ mod tests {
     use super::*;
 
     fn read(words: &[&str]) -> Result<Args, Early> {
-        parse(words.iter().map(std::ffi::OsString::from))
+        parse(words.iter().map(OsString::from), std::iter::empty()).map(|(args, _)| args)
     }
 
     #[test]
@@ -424,29 +379,11 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_read_to_the_last_bit() {
-        for text in ["0.005", ".5", "10", "2.5", "-0.00099", "0.30000000000001", "123456789012345"] {
-            assert_eq!(decimal(text), text.parse().ok(), "{text}");
-        }
-        for text in ["", ".", "-", "1e3", "NaN", "0x1", "1.2.3", "1234567890123456"] {
-            assert_eq!(decimal(text), None, "{text}");
-        }
-        let original = buckets("gatewaymetric").unwrap().0;
-        assert_eq!(
-            (original.len(), original[2], original[9]),
-            (20, -0.0007899999999999999, -8.999999999999979e-05)
-        );
-        assert_eq!(buckets("0.1, 1,10").unwrap().0, [0.1, 1.0, 10.0]);
-        for text in ["", "1,1", "2,1", "a", "1,"] {
-            assert!(buckets(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn what_is_wrong_is_said_in_one_line() {
         for (words, part) in [
-            (&["port"][..], "port"),
-            (&["65536"], "65536"),
+            (&["http"][..], "0 to 65535"),
+            (&["65536"], "0 to 65535"),
+            (&["--metrics-port", "65536"], "0 to 65535, or off"),
             (&["-1"], "-1"),
             (&["1", "2"], "2"),
             (&["--volume"], "--volume"),
@@ -458,12 +395,12 @@ mod tests {
             (&["--drain-delay="], "500ms"),
             (&["--version=1"], "1"),
             (&["--auth-remove-header=1"], "1"),
-            (&["--auth-missing-code", "abc"], "400 to 599"),
-            (&["--auth-denied-code", "-1"], "400 to 599"),
-            (&["--auth-denied-code", "65536"], "400 to 599"),
             (&["--address", "localhost"], "an IP address"),
             (&["--metrics-address=10.0.0.1:9145"], "an IP address"),
             (&["--caller-tokens-without-tls=1"], "1"),
+            (&["--auth-missing-code", "abc"], "400 to 599"),
+            (&["--auth-denied-code", "-1"], "400 to 599"),
+            (&["--auth-denied-code", "65536"], "400 to 599"),
             (&["--auth-on-error", "allow"], "deny or unavailable"),
             (&["--auth-header"], "--auth-header"),
         ] {
@@ -472,20 +409,72 @@ mod tests {
         }
     }
 
+    /// The default in the help text of an option.
+    fn listed_default(option: Listed) -> Option<&'static str> {
+        let (_, text) = HELP.split_once(&format!("\n  {} ", option.name))?;
+        let text = text.split("\n  --").next()?.split("\n\n").next()?;
+        let (_, default) = text.split_once("(default: ")?;
+        default.split(')').next()
+    }
+
     #[test]
-    fn help_names_every_flag_and_version_its_revision() {
-        let Err(Early::Text(help)) = read(&["--help"]) else { panic!("no help") };
-        for flag in [
-            "[<port>]",
-            "--volume",
-            "--default-file",
-            "--drain-delay",
-            "--drain-timeout",
-            "--version",
-            "RUST_LOG",
-        ] {
-            assert!(help.contains(flag), "{flag} is missing in:\n{help}");
+    fn the_help_text_lists_the_options_that_there_are() {
+        use argh::{ArgsInfo, FlagInfoKind, Optionality};
+        let known = Args::get_args_info();
+        let known: Vec<_> = known
+            .flags
+            .iter()
+            .filter(|flag| flag.long != "--help")
+            .map(|flag| {
+                let is_switch = matches!(flag.kind, FlagInfoKind::Switch);
+                (flag.long, is_switch, flag.optionality == Optionality::Repeating)
+            })
+            .collect();
+        let mut listed: Vec<_> = options()
+            .into_iter()
+            .filter(|option| option.name != PORT)
+            .map(|option| (option.name, option.value.is_none(), option.is_repeatable()))
+            .collect();
+        for option in &known {
+            let at = listed.iter().position(|other| other == option);
+            listed.remove(at.unwrap_or_else(|| panic!("--help lacks {option:?}, or differs")));
         }
-        assert_eq!(read(&["--version"]).unwrap_err(), Early::Text(format!("{VERSION}\n")));
+        assert!(listed.is_empty(), "there are no {listed:?}");
+    }
+
+    #[test]
+    fn the_help_text_has_the_defaults_that_hold() {
+        let shown = |words: &[&str]| {
+            let mut args = read(words).unwrap();
+            // Two of their defaults are set later.
+            let auth = format!("{:?}", args.auth().check().unwrap());
+            (args.auth_header, args.auth_missing_code, args.auth_denied_code) = (Vec::new(), None, None);
+            format!("{args:?} {auth}")
+        };
+        let mut count = 0;
+        for option in options() {
+            if let Some(default) = listed_default(option) {
+                let default = default.split_whitespace().collect::<Vec<_>>().join(" ");
+                assert_eq!(shown(&[option.name, &default]), shown(&[]), "{option:?} {default}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, 17);
+        assert!(HELP.contains("on PORT (default: 8000;"));
+    }
+
+    #[test]
+    fn help_and_version_are_asked_for_by_any_of_their_names() {
+        for words in [&["--help"][..], &["-h"], &["help"], &["8000", "--help"], &["--nonsense", "-h", "x"]] {
+            assert_eq!(read(words).unwrap_err(), Early::Text(HELP.into()), "{words:?}");
+        }
+        assert!(HELP.starts_with("Usage: mygrpcadapter [OPTIONS] [PORT]\n"));
+        assert!(HELP.lines().all(|line| line.len() <= 80 && line.trim_end() == line));
+        for words in [&["--version"][..], &["-V"], &["--reuse-port", "-V"]] {
+            assert_eq!(read(words).unwrap_err(), Early::Text(format!("{VERSION}\n")), "{words:?}");
+        }
+        assert_eq!(read(&["--volume", "help"]).unwrap().volume(), Some(Path::new("help")));
+        assert_eq!(read(&["--default-file", "--volume=x"]).unwrap().default_file, "--volume=x");
+        assert_eq!(read(&["--volume", "None"]).unwrap().volume(), None);
     }
 }

@@ -18,7 +18,7 @@
 //! | [`logging`], [`quoted`], [`once`] | log lines, foreign bytes in text, what is logged once |
 //! | [`reload`] | files that are read again when they change |
 //! | [`tools`] | `cat`, `tail`, `probe` |
-//! | [`cli`], [`app`] | the command line, and the wiring of all of the above |
+//! | [`cli`], [`app`] | the command line and the environment, and the wiring of all of the above |
 //!
 //! A front end (as `frontends::mixer`) speaks one wire protocol and knows nothing of files;
 //! the core (`record` to `volume`) knows nothing of protobuf, gRPC or async.

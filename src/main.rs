@@ -22,21 +22,28 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "mygrpcadapter: {error}");
         return ExitCode::from(error.code());
     }
-    let code = match cli::parse(words.into_iter().skip(1)) {
-        Ok(args) => run(args).unwrap_or_else(|error| refuse(&error)),
+    let code = match cli::parse(words.into_iter().skip(1), std::env::vars_os()) {
+        Ok((args, given)) => {
+            let warnings = cli::warnings::of(&args, &given);
+            run(args, &warnings)
+                .unwrap_or_else(|error| refuse(error.code(), &given.named(&error.to_string())))
+        }
         Err(Early::Text(text)) => {
             // A closed pipe is no error: the reader has seen enough.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
-        Err(Early::Usage(text)) => refuse(&StartError::Usage(format!("{text} (see --help)"))),
+        Err(Early::Usage(text)) => {
+            let error = StartError::Usage(format!("{text} (see --help)"));
+            refuse(error.code(), &error.to_string())
+        }
     };
     logging::finish();
     code
 }
 
 /// Prints one line on stderr, at any log level.
-fn refuse(error: &StartError) -> ExitCode {
-    logging::say(format_args!("mygrpcadapter: {error}"));
-    ExitCode::from(error.code())
+fn refuse(code: u8, text: &str) -> ExitCode {
+    logging::say(format_args!("mygrpcadapter: {text}"));
+    ExitCode::from(code)
 }

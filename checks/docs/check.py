@@ -149,7 +149,7 @@ def index():
 
 
 def exit_codes():
-    known = set(re.findall(r"^\s*(\d+)\s", usage()[usage().index("Error codes"):], re.M))
+    known = set(re.findall(r"^ +(\d\d) ", usage()[usage().index("Exit codes"):], re.M))
     operating = set(re.findall(r"^\| (\d\d) \|", (ROOT / "docs/operating.md").read_text(), re.M))
     if operating != known:
         yield f"docs/operating.md explains {sorted(operating)}, --help {sorted(known)}"

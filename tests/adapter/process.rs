@@ -4,10 +4,10 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
-use crate::support::message::{METRIC, Shape};
+use crate::support::message::{AUTHORIZATION, METRIC, Shape};
 use crate::support::namespace::{Namespace, lacks, skip};
 use crate::support::program::PROGRAM;
-use crate::support::{Adapter, Client, OK, Scratch};
+use crate::support::{Adapter, Client, OK, PATIENCE, Scratch};
 
 pub fn run(words: &[&str]) -> Output {
     Command::new(PROGRAM).args(words).env_remove("RUST_LOG").output().unwrap()
@@ -75,12 +75,115 @@ fn an_address_of_another_machine_is_69() {
 }
 
 #[test]
+fn a_wrong_variable_is_64_and_named() {
+    for (name, value, part) in [
+        ("MYGRPCADAPTER_DRAIN_DELAY", "5", "500ms"),
+        ("MYGRPCADAPTER_PORT", "70000", "0 to 65535"),
+        ("MYGRPCADAPTER_ACCESS_LOG", "{x}", "between braces"),
+        ("MYGRPCADAPTER_AUTH_DENIED_CODE", "200", "is not an error"),
+    ] {
+        let output = Command::new(PROGRAM).args(["--volume", "none"]).env(name, value).output().unwrap();
+        assert_refused(&output, 64, part);
+        assert_refused(&output, 64, name);
+    }
+}
+
+#[test]
 fn a_taken_port_is_69() {
-    let scratch = Scratch::new();
     let taken = TcpListener::bind("[::]:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let output = run(&[&port, "--volume", scratch.path().to_str().unwrap()]);
+    let output = run(&[&port, "--volume", "none"]);
     assert_refused(&output, 69, &format!("cannot listen on port {port}: "));
+    let output = run(&["0", "--volume", "none", "--metrics-port", &port]);
+    assert_refused(&output, 69, &format!("cannot listen on port {port}: "));
+    assert_refused(&output, 69, "name another one with --metrics-port, or off");
+}
+
+#[test]
+fn one_port_for_both_is_64_whether_or_not_it_may_be_shared() {
+    for words in [&["1234", "--metrics-port=1234"][..], &["1234", "--metrics-port=1234", "--reuse-port"]] {
+        assert_refused(
+            &run(&[words, &["--volume=none"]].concat()),
+            64,
+            "--metrics-port: that is the port for gRPC",
+        );
+    }
+}
+
+/// The variables of a cluster with Services mygrpcadapter and mygrpcadapter-metrics.
+const LINKS: [&str; 6] = [
+    "MYGRPCADAPTER_PORT=tcp://10.0.0.1:8000",
+    "MYGRPCADAPTER_SERVICE_HOST=10.0.0.1",
+    "MYGRPCADAPTER_SERVICE_PORT_GRPC=8000",
+    "MYGRPCADAPTER_PORT_8000_TCP_PORT=8000",
+    "MYGRPCADAPTER_METRICS_PORT=tcp://10.0.0.2:9145",
+    "MYGRPCADAPTER_METRICS_SERVICE_HOST=10.0.0.2",
+];
+
+#[tokio::test]
+async fn options_come_from_the_environment_too_and_a_clusters_variables_do_not_matter() {
+    let scratch = Scratch::new();
+    let keys = scratch.path().join("keys");
+    std::fs::write(&keys, "one\ntwo\nprincipal spiffe://d/a\n").unwrap();
+    let own = [
+        "MYGRPCADAPTER_DEFAULT_FILE=from-environment.txt",
+        "MYGRPCADAPTER_ROTATE_KEEP=3",
+        "MYGRPCADAPTER_FSNC=always",
+        "MYGRPCADAPTER_FSYNC=always",
+        &format!("MYGRPCADAPTER_AUTH_KEYS_FILE={}", keys.display()),
+    ];
+    let volume = scratch.dir("volume");
+    let wrapper = [&["env"], &LINKS[..], &own].concat();
+    let adapter = Adapter::start_by(&wrapper, &volume, &["--fsync=never", "--format=JSON"]).await;
+    let shape = Shape { file: "", padding: 1 };
+    assert_eq!(adapter.client().await.unary(METRIC, &shape.message("n")).await.unwrap().status, OK);
+    assert_eq!(adapter.files(), ["from-environment.txt"]);
+    let log = adapter.log();
+    let start = log.iter().find(|line| line.contains("info starting mygrpcadapter ")).unwrap();
+    let settings =
+        format!(" volume={} format=json fsync=never rotate_size=off rotate_age=off", volume.display());
+    for part in [&*settings, " rotate_keep=3 ", " max_connections=1024 ", " keys=2 principals=1"] {
+        assert!(start.contains(part), "{part} is missing in {start}");
+    }
+    let warnings: Vec<_> = log.iter().filter_map(|line| Some(line.split_once(" warn ")?.1)).collect();
+    assert_eq!(
+        warnings,
+        [
+            "MYGRPCADAPTER_FSNC names no option and is ignored, see --help",
+            "MYGRPCADAPTER_ROTATE_KEEP has no effect without --rotate-size or --rotate-age"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_empty_file_of_keys_is_a_warning_at_the_start_and_later() {
+    let scratch = Scratch::new();
+    let keys = scratch.path().join("keys");
+    std::fs::write(&keys, "\n").unwrap();
+    let adapter = Adapter::start(&["--auth-keys-file", keys.to_str().unwrap()]).await;
+    let warning =
+        format!("warn the file of keys is empty and allows nobody; add a line path={}", keys.display());
+    adapter.logged(&warning).await;
+    adapter.logged("keys=0 principals=0").await;
+    let client = adapter.client().await;
+    for text in ["key", ""] {
+        std::fs::write(&keys, text).unwrap();
+        // The file is checked once a second, on a request.
+        let read =
+            format!("read the keys again path={} keys={} principals=0", keys.display(), text.len() / 3);
+        checks_until(&adapter, &client, &read).await;
+    }
+    assert_eq!(adapter.log().iter().filter(|line| line.contains(&warning)).count(), 2);
+}
+
+/// Sends checks until a line is logged.
+async fn checks_until(adapter: &Adapter, client: &Client, line: &str) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !adapter.log().iter().any(|logged| logged.contains(line)) {
+        assert!(std::time::Instant::now() < deadline, "no line with {line:?}");
+        assert_eq!(client.unary(AUTHORIZATION, b"").await.unwrap().status, OK);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 #[test]
@@ -113,19 +216,22 @@ fn a_volume_that_we_may_not_write_in_is_73() {
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    for words in [&["--help"][..], &["-h"], &["8000", "--help"]] {
+    for words in [&["--help"][..], &["-h"], &["help"], &["8000", "--help"]] {
         let output = run(words);
         assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{words:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        for part in ["Usage: mygrpcadapter", "--volume", "--default-file", "--drain-timeout", "73"] {
+        assert!(text.starts_with("Usage: mygrpcadapter [OPTIONS] [PORT]\n"), "{text}");
+        for part in ["--volume", "--default-file", "--drain-timeout", "73"] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
     }
-    let output = run(&["--version"]);
-    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.starts_with(concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (")), "{text}");
-    assert_eq!((text.lines().count(), text.ends_with(")\n")), (1, true));
+    for word in ["--version", "-V"] {
+        let output = run(&[word]);
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.starts_with(concat!("mygrpcadapter ", env!("CARGO_PKG_VERSION"), " (")), "{text}");
+        assert_eq!((text.lines().count(), text.ends_with(")\n")), (1, true));
+    }
 }
 
 #[tokio::test]

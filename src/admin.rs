@@ -7,6 +7,7 @@
 //! At the connection limit a new connection evicts the oldest one. An aborted
 //! response ends with a reset, so that a client cannot take it for a complete one.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use crate::grpc::routes;
 use crate::health::Health;
 use crate::metrics::{Page, Position, Registry};
 use crate::server::accept;
@@ -143,17 +145,17 @@ impl<'a> Request<'a> {
 async fn respond(stream: &mut TcpStream, head: &[u8], sources: &Sources) -> io::Result<()> {
     let request = Request::parse(head);
     let (status, text) = match (request.method, request.path) {
-        _ if !has_empty_line(head) => ("431 Request Header Fields Too Large", "too much\n"),
+        _ if !has_empty_line(head) => ("431 Request Header Fields Too Large", "too much\n".into()),
         (b"GET" | b"HEAD", b"/metrics") => return page(stream, &request, &sources.registry).await,
         // Liveness only: a full disk is no reason to restart.
-        (b"GET" | b"HEAD", b"/healthz") => ("200 OK", "ok\n"),
+        (b"GET" | b"HEAD", b"/healthz") => ("200 OK", "ok\n".into()),
         (b"GET" | b"HEAD", b"/readyz") => readiness(&sources.health, request.query),
-        (b"GET" | b"HEAD", _) => ("404 Not Found", "try /metrics, /healthz or /readyz\n"),
-        _ => ("405 Method Not Allowed\r\nAllow: GET, HEAD", "GET only\n"),
+        (b"GET" | b"HEAD", _) => ("404 Not Found", "try /metrics, /healthz or /readyz\n".into()),
+        _ => ("405 Method Not Allowed\r\nAllow: GET, HEAD", "GET only\n".into()),
     };
     let mut out = start(status, TEXT, &format!("Content-Length: {}\r\n", text.len()));
     if request.method != b"HEAD" {
-        out.push_str(text);
+        out.push_str(&text);
     }
     stream.write_all(out.as_bytes()).await
 }
@@ -161,14 +163,14 @@ async fn respond(stream: &mut TcpStream, head: &[u8], sources: &Sources) -> io::
 /// The readiness of the service named by `service=NAME`, as the health service
 /// reports it. Without a name: ready until the adapter drains, because a full volume
 /// is no reason to send authorization checks elsewhere.
-fn readiness(health: &Health, query: &[u8]) -> (&'static str, &'static str) {
+fn readiness(health: &Health, query: &[u8]) -> (&'static str, Cow<'static, str>) {
     let mut pairs = query.split(|byte| *byte == b'&');
     let service = pairs.find_map(|pair| pair.strip_prefix(b"service=")).unwrap_or_default();
     match std::str::from_utf8(service).ok().and_then(|name| health.serves(name)) {
-        None => ("404 Not Found", "no service of that name is served here\n"),
-        Some(true) => ("200 OK", "ok\n"),
-        Some(false) if health.serves("") == Some(true) => ("503 Service Unavailable", "not serving\n"),
-        Some(false) => ("503 Service Unavailable", "draining\n"),
+        None => ("404 Not Found", format!("no such service; there are {}\n", routes::names()).into()),
+        Some(true) => ("200 OK", "ok\n".into()),
+        Some(false) if health.serves("") == Some(true) => ("503 Service Unavailable", "not serving\n".into()),
+        Some(false) => ("503 Service Unavailable", "draining\n".into()),
     }
 }
 

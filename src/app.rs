@@ -270,7 +270,8 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
         let mut registry = registry(&core, &services, &open);
         registry.add(Arc::new(files));
         if let Some(tls) = &tls {
-            registry.add(Arc::new(tls.clone()));
+            let shared: Arc<dyn Export> = Arc::new(Tls::clone(tls));
+            registry.add(shared);
         }
         let health = health.clone();
         tokio::spawn(admin::serve(admin, Sources { registry, health }));

@@ -33,6 +33,7 @@ const HELP: &str = include_str!("cli/help.txt");
 /// The positional argument.
 const PORT: &str = "PORT";
 const DEFAULT_PORT: u16 = 8000;
+const DEFAULT_METRICS_PORT: u16 = 9145;
 
 /// The options; the help text has their defaults.
 #[derive(Debug, FromArgs)]
@@ -83,7 +84,7 @@ pub struct Args {
     pub max_volume_bytes: Option<u64>,
 
     /// port for metrics and HTTP probes, if any
-    #[argh(option, from_str_fn(port_or_off), default = "Some(9145)")]
+    #[argh(option, from_str_fn(port_or_off), default = "Some(DEFAULT_METRICS_PORT)")]
     pub metrics_port: Option<u16>,
 
     /// address for metrics

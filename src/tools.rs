@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use self::output::{Stop, say};
+use self::output::{Stop, print, say};
 use crate::shutdown::until_signal;
 
 /// A subcommand.
@@ -52,8 +52,20 @@ impl Tool {
         until_signal(move || self.finish(&words))
     }
 
+    /// What `--help` prints.
+    fn usage(self) -> &'static str {
+        match self {
+            Self::Cat => cat::USAGE,
+            Self::Tail => tail::USAGE,
+            Self::Probe => probe::USAGE,
+        }
+    }
+
     fn finish(self, words: &[OsString]) -> ExitCode {
+        let asks_for_help =
+            words.iter().take_while(|word| *word != "--").any(|word| *word == "--help" || *word == "-h");
         let (name, outcome) = match self {
+            tool if asks_for_help => ("", print(tool.usage(), &mut io::stdout().lock())),
             Self::Cat => ("cat", cat::run(words, &mut io::stdout().lock())),
             Self::Tail => ("tail", tail::run(words, &mut io::stdout().lock())),
             Self::Probe => ("probe", probe::run(words, &mut io::stdout().lock())),
@@ -81,6 +93,7 @@ mod tests {
             (&["tail"], Some((Tool::Tail, 0))),
             (&["/mygrpcadapter", "cat", "a", "b"], Some((Tool::Cat, 2))),
             (&["/mygrpcadapter", "probe"], Some((Tool::Probe, 0))),
+            (&["/mygrpcadapter", "help", "cat"], None),
             (&["/mygrpcadapter", "8000", "cat"], None),
             (&["/mygrpcadapter"], None),
             (&[], None),

@@ -84,11 +84,20 @@ fn add_option(words: &mut Vec<String>, option: Listed, value: &str) -> Result<()
 
 /// The port that `probe` asks without an argument: the adapter's in the same container.
 pub fn port() -> Result<u16, String> {
-    let variable = variable(PORT);
+    port_of(PORT, super::DEFAULT_PORT)
+}
+
+/// The same for `probe --http`.
+pub fn metrics_port() -> Result<u16, String> {
+    port_of("--metrics-port", super::DEFAULT_METRICS_PORT)
+}
+
+fn port_of(option: &str, default: u16) -> Result<u16, String> {
+    let variable = variable(option);
     let value = std::env::var_os(&variable).unwrap_or_default();
     match &*value.to_string_lossy() {
-        "" => Ok(super::DEFAULT_PORT),
-        text if is_link(&variable, text) => Ok(super::DEFAULT_PORT),
+        "" => Ok(default),
+        text if is_link(&variable, text) => Ok(default),
         text => values::port(text).map_err(|hint| format!("{variable}: {hint}")),
     }
 }

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 
 use super::reply::Replies;
-use super::routes::Service;
+use super::routes::{self, Service};
 use crate::metrics::{Export, Page};
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
@@ -93,7 +93,7 @@ impl Health {
     pub fn check(&self, message: &Bytes) -> Result<Bytes, Status> {
         match self.needs_volume(&requested(message)?) {
             Some(needs_volume) => Ok(response(status(self.state(), needs_volume))),
-            None => Err(Status::not_found("no service of that name is served here")),
+            None => Err(Status::not_found(format!("no such service; there are {}", routes::names()))),
         }
     }
 

@@ -64,6 +64,11 @@ impl Handler {
     }
 }
 
+/// The names of all services, for messages.
+pub fn names() -> String {
+    SERVICES.map(|service| service.name).join(", ")
+}
+
 /// The routes. Health and call counters have an entry for each service.
 pub const SERVICES: [Service; 12] = [
     Service {

@@ -61,7 +61,7 @@ impl Socket {
             "a peer speaks HTTP/1 on the gRPC port; give the Service's port \"appProtocol: grpc\", or a name that \
              begins with grpc"
         } else if bytes.starts_with(TLS_HANDSHAKE) {
-            "a peer speaks TLS on the gRPC port, which is plaintext; turn TLS off for this port"
+            "a peer speaks TLS on the gRPC port, which is plaintext; turn TLS off for this port, or use --tls-cert"
         } else {
             "a peer does not speak HTTP/2 on the gRPC port; check what connects to it"
         });

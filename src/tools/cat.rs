@@ -5,7 +5,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::output::{Stop, copy};
+use super::output::{Stop, copy, first_line};
+
+pub(super) const USAGE: &str = "\
+Usage: cat [FILE...]
+
+Prints whole files, or standard input for - or without a file.";
 
 /// Prints the files named by `words`. Continues past unreadable files and names them
 /// in the error.
@@ -20,7 +25,7 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
         let outcome = match word.to_str() {
             Some("-") => copy(&mut io::stdin().lock(), out, path),
             Some(flag) if flag.starts_with('-') => {
-                return Err(Stop::Usage(format!("no such flag: {flag} (usage: cat [FILE...])")));
+                return Err(Stop::Usage(format!("no such flag: {flag} ({})", first_line(USAGE))));
             }
             _ => match File::open(path) {
                 Ok(mut file) => copy(&mut file, out, path),

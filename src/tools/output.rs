@@ -10,6 +10,16 @@ pub(super) fn say(name: &str, text: &str) {
     let _ = writeln!(io::stderr(), "{name}: {}", one_line(text));
 }
 
+/// Prints a text.
+pub(super) fn print(text: &str, out: &mut impl Write) -> Result<(), Stop> {
+    writeln!(out, "{text}").map_err(Stop::Output)
+}
+
+/// The first line of a usage, for errors.
+pub(super) fn first_line(usage: &str) -> &str {
+    usage.lines().next().unwrap_or_default()
+}
+
 /// Why a tool failed.
 #[derive(Debug)]
 pub enum Stop {

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::output::Stop;
+use super::output::{Stop, first_line};
+use crate::cli::environment;
+use crate::grpc::SERVICES;
+use crate::grpc::routes;
 use crate::health::CHECK;
 use crate::pb::grpc::health::v1::health_check_response::ServingStatus;
 use crate::pb::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
@@ -34,26 +37,50 @@ const END_HEADERS: u8 = 4;
 const MAX_FRAMES: usize = 32;
 const MAX_FRAME: usize = 16 * 1024;
 
+pub(super) const USAGE: &str = "\
+Usage: probe [--http] [PORT] [SERVICE]
+
+Asks the adapter on PORT of this host for the health of SERVICE, or of the whole.
+The default of PORT is MYGRPCADAPTER_PORT, then 8000. With --http it asks the
+metrics port, as a port with TLS needs: MYGRPCADAPTER_METRICS_PORT, then 9145.
+Exits with 0 if the adapter serves.";
+
 /// Prints the status; fails unless it is SERVING.
 pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
-    let usage = || Stop::Usage(String::from("usage: probe [--http] [PORT] [SERVICE]"));
+    let usage = |text: &str| Stop::Usage(format!("{text} ({})", first_line(USAGE)));
     let words: Option<Vec<&str>> = words.iter().map(|word| word.to_str()).collect();
-    let words = words.ok_or_else(usage)?;
-    let (ask, default, words): (Ask, _, _) = match &words[..] {
-        ["--http", words @ ..] => (ask_by_http, "9145", words),
-        words => (ask_by_grpc, "8000", words),
+    let words = words.ok_or_else(|| usage("not UTF-8"))?;
+    let (ask, default, words): (Ask, fn() -> _, _) = match &words[..] {
+        ["--http", words @ ..] => (ask_by_http, environment::metrics_port, words),
+        words => (ask_by_grpc, environment::port, words),
     };
     let (port, service) = match *words {
-        [] => (default, ""),
-        [port] => (port, ""),
-        [port, service] if !service.starts_with('-') => (port, service),
-        _ => return Err(usage()),
+        [] => (None, ""),
+        [port] => (Some(port), ""),
+        [port, service] if !service.starts_with('-') => (Some(port), service),
+        _ => return Err(usage("too many words")),
     };
-    let port = port.parse().map_err(|_| usage())?;
+    let port = match port {
+        Some(port) => port.parse().map_err(|_| usage(&format!("not a port: {port}")))?,
+        None => default().map_err(|error| usage(&error))?,
+    };
     let status =
         ask(port, service).map_err(|error| Stop::Failed(format!("port {port}: {}", reason(&error))))?;
     writeln!(out, "{}", status.as_str_name()).map_err(Stop::Output)?;
-    if status == ServingStatus::Serving { Ok(()) } else { Err(Stop::Failed("not serving".into())) }
+    match status {
+        ServingStatus::Serving => Ok(()),
+        ServingStatus::ServiceUnknown => Err(Stop::Failed(unknown(service))),
+        _ => Err(Stop::Failed("not serving: it drains, or cannot write; its log has the reason".into())),
+    }
+}
+
+/// Why there is no such service. An adapter of this version has those of [`SERVICES`].
+fn unknown(service: &str) -> String {
+    let mut names = SERVICES.iter().map(|known| known.name);
+    if service.is_empty() || names.any(|name| name == service) {
+        return "not this adapter, or another version: it has no such service".into();
+    }
+    format!("no such service: {service}; there are {}", routes::names())
 }
 
 /// Asks a port for the status of a service.
@@ -62,11 +89,15 @@ type Ask = fn(u16, &str) -> io::Result<ServingStatus>;
 /// An error in the terms of a probe.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
+        io::ErrorKind::ConnectionRefused => {
+            "nothing listens there; is it the port for gRPC, and has the adapter started?".into()
+        }
         // The kinds of a socket timeout.
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer within {TIMEOUT:?}"),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("no answer within {TIMEOUT:?}; is it the port for gRPC?")
+        }
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            "the connection was closed without an answer".into()
+            "the connection was closed without an answer; is it the port for gRPC?".into()
         }
         _ => error.to_string(),
     }
@@ -108,7 +139,9 @@ fn ask_by_grpc(port: u16, service: &str) -> io::Result<ServingStatus> {
         let [a, b, c, kind, flags, ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         if length > MAX_FRAME {
-            return Err(io::Error::other("not an HTTP/2 server"));
+            return Err(io::Error::other(
+                "not an HTTP/2 server; the port for gRPC is asked, not the metrics port",
+            ));
         }
         let mut payload = vec![0; length];
         stream.read_exact(&mut payload)?;

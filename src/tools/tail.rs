@@ -8,9 +8,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::output::{Stop, copy, say};
+use super::output::{Stop, copy, first_line, say};
 
-const USAGE: &str = "usage: tail [-n [+]LINES] [-c [+]BYTES] [-f|-F] FILE";
+pub(super) const USAGE: &str = "\
+Usage: tail [-n [+]LINES] [-c [+]BYTES] [-f|-F] FILE
+
+Prints the end of a file, ten lines without an option.
+  -n LINES   so many lines; from line LINES on with +
+  -c BYTES   so many bytes; from byte BYTES on with +
+  -f         continue with what is appended, also after a rotation
+  -F         the same, and wait for a file that is not there yet";
 /// The polling interval of `-f`.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
@@ -167,7 +174,7 @@ fn last_lines(file: &mut File, count: u64, end: u64) -> io::Result<u64> {
 }
 
 fn parse(words: &[OsString]) -> Result<Args, Stop> {
-    let usage = |text: &str| Stop::Usage(format!("{text} ({USAGE})"));
+    let usage = |text: &str| Stop::Usage(format!("{text} ({})", first_line(USAGE)));
     let mut from = From::LastLines(10);
     let (mut follow, mut wait) = (false, false);
     let mut path = None;

@@ -274,7 +274,55 @@ async fn probe_is_0_for_what_is_served_and_1_for_what_is_not() {
         assert_printed(&probe(adapter.port, service, &[]).await, 0, b"SERVING\n", "");
     }
     let unknown = probe(adapter.port, "no.such.Service", &[]).await;
-    assert_printed(&unknown, 1, b"SERVICE_UNKNOWN\n", "probe: not serving");
+    let names = "probe: no such service: no.such.Service; there are metric.HandleMetricService, ";
+    assert_printed(&unknown, 1, b"SERVICE_UNKNOWN\n", names);
+}
+
+#[tokio::test]
+async fn without_a_port_probe_asks_that_of_the_environment() {
+    let adapter = Adapter::start(&[]).await;
+    let port = adapter.port.to_string();
+    let ask =
+        |value: &str| Command::new(PROGRAM).arg("probe").env("MYGRPCADAPTER_PORT", value).output().unwrap();
+    assert_printed(&ask(&port), 0, b"SERVING\n", "");
+    assert_printed(&ask("http"), 64, b"", "MYGRPCADAPTER_PORT: write a port from 0 to 65535");
+}
+
+#[tokio::test]
+async fn probe_of_the_metrics_port_says_which_port_it_asks() {
+    let adapter = Adapter::start(&["--metrics-port", "0"]).await;
+    let output = probe(adapter.metrics_port.unwrap(), "", &[]).await;
+    assert_printed(&output, 1, b"", "the port for gRPC is asked, not the metrics port");
+}
+
+#[tokio::test]
+async fn probe_of_another_grpc_server_says_that_it_is_another() {
+    // Settings, and an answer of nothing but headers: UNIMPLEMENTED.
+    let answer = b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x88";
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        stream.write_all(answer).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    assert_printed(&probe(port, "", &[]).await, 1, b"SERVICE_UNKNOWN\n", "probe: not this adapter");
+    server.join().unwrap();
+}
+
+#[test]
+fn each_tool_has_a_help_of_its_own() {
+    let links = links();
+    for (tool, words) in [("cat", &["--help"][..]), ("tail", &["-n", "1", "--help"]), ("tail", &["-h"])] {
+        let output = run(&links.path().join(tool), words, b"");
+        let start = format!("Usage: {tool} [");
+        assert!(output.status.success() && output.stdout.starts_with(start.as_bytes()), "{output:?}");
+    }
+    for tool in ["cat", "tail", "probe"] {
+        let output = run(Path::new(PROGRAM), &[tool, "--help"], b"");
+        let start = format!("Usage: {tool} [");
+        assert!(output.status.success() && output.stdout.starts_with(start.as_bytes()), "{output:?}");
+    }
 }
 
 #[tokio::test]
@@ -409,7 +457,7 @@ fn probe_takes_a_port_and_a_service_and_nothing_else() {
             &run(Path::new(PROGRAM), words, b""),
             64,
             b"",
-            "usage: probe [--http] [PORT] [SERVICE]",
+            "Usage: probe [--http] [PORT] [SERVICE]",
         );
     }
 }

@@ -270,8 +270,7 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
         let mut registry = registry(&core, &services, &open);
         registry.add(Arc::new(files));
         if let Some(tls) = &tls {
-            let shared: Arc<dyn Export> = Arc::new(Tls::clone(tls));
-            registry.add(shared);
+            registry.add(Arc::new(tls.clone()));
         }
         let health = health.clone();
         tokio::spawn(admin::serve(admin, Sources { registry, health }));

@@ -27,7 +27,7 @@ impl Settings {
 }
 
 /// TLS, which this build has not.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Tls {}
 
 impl Tls {

@@ -1,6 +1,6 @@
 //! The record of an authorization check: one line, in text or JSON.
 
-use crate::render::append::{append, append_plain};
+use crate::render::append::{append, append_plain, others};
 use crate::render::grammar::{Grammar, Start, agrees};
 use crate::render::{Format, go, json};
 
@@ -72,7 +72,7 @@ impl Check<'_> {
                 ([], _) => out.push(b'-'),
                 (shown, mark) => {
                     out.push(b'"');
-                    let rest = append_plain(out, shown, *b"\"\\'");
+                    let rest = append_plain(out, shown, |word| others(word, b' ', *b"\"\\'"));
                     out.extend(rest.escape_ascii());
                     put(out, &[mark, "\""]);
                 }

@@ -1,26 +1,63 @@
-//! Appends text to a buffer in small chunks.
+//! Appends text to a buffer in chunks of a constant size, whose copies need no call.
 
-/// Appends a short text. Most are a few words long, and for those musl's memcpy takes
-/// longer to start than to copy.
+/// From this length on musl's memcpy is faster: it copies fast, but starts slowly.
+const LONG: usize = 256;
+
+/// Appends a text.
 pub fn append(out: &mut Vec<u8>, text: &[u8]) {
-    if text.len() > 48 {
-        return out.extend_from_slice(text);
+    let (chunks, rest) = text.as_chunks::<16>();
+    match text.last_chunk::<16>() {
+        Some(_) if text.len() >= LONG => out.extend_from_slice(text),
+        Some(last) => {
+            chunks.iter().for_each(|chunk| out.extend_from_slice(chunk));
+            overlap(out, last, rest.len());
+        }
+        None => short(out, text),
     }
-    let mut rest = text;
-    while let Some((chunk, after)) = rest.split_first_chunk::<8>() {
-        out.extend_from_slice(chunk);
-        rest = after;
+}
+
+/// Appends a text of less than 16 bytes.
+#[inline(always)]
+fn short(out: &mut Vec<u8>, text: &[u8]) {
+    match (text.first_chunk::<8>(), text.last_chunk::<8>()) {
+        (Some(first), Some(last)) => {
+            out.extend_from_slice(first);
+            overlap(out, last, text.len() - 8);
+        }
+        _ => padded(out, word(text), text.len()),
     }
-    if let Some((chunk, after)) = rest.split_first_chunk::<4>() {
-        out.extend_from_slice(chunk);
-        rest = after;
-    }
-    if let Some((chunk, after)) = rest.split_first_chunk::<2>() {
-        out.extend_from_slice(chunk);
-        rest = after;
-    }
-    if let [last] = rest {
-        out.push(*last);
+}
+
+/// Appends the last `new` bytes of a chunk whose other bytes are there already.
+#[inline(always)]
+fn overlap<const N: usize>(out: &mut Vec<u8>, chunk: &[u8; N], new: usize) {
+    out.truncate(out.len() - (N - new));
+    out.extend_from_slice(chunk);
+}
+
+/// Appends the first `length` bytes of a word.
+#[inline(always)]
+fn padded(out: &mut Vec<u8>, word: u64, length: usize) {
+    let end = out.len() + length;
+    out.extend_from_slice(&word.to_le_bytes());
+    out.truncate(end);
+}
+
+/// A text of less than eight bytes, padded with zeros. Two reads that overlap cover it.
+#[inline(always)]
+fn word(text: &[u8]) -> u64 {
+    match (text.first_chunk(), text.last_chunk(), text) {
+        (Some(first), Some(last), _) => {
+            let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+            u64::from(first) | u64::from(last) << (8 * (text.len() - 4))
+        }
+        (.., [first, .., last]) => {
+            u64::from(*first)
+                | u64::from(text[text.len() / 2]) << (8 * (text.len() / 2))
+                | u64::from(*last) << (8 * (text.len() - 1))
+        }
+        (.., [only]) => u64::from(*only),
+        _ => 0,
     }
 }
 
@@ -54,47 +91,67 @@ impl<const N: usize> Literal<N> {
 const EACH: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Appends a text up to its first byte that is not plain, and returns the rest,
-/// usually empty. Plain is printable ASCII except for three given bytes. Tests eight
-/// bytes at a time.
+/// The high bits of the bytes of a word that are neither printable ASCII from `lowest`
+/// on, except for some bytes. Bits above the lowest one may be wrong.
 #[inline(always)]
-pub(crate) fn append_plain<'t>(out: &mut Vec<u8>, text: &'t [u8], without: [u8; 3]) -> &'t [u8] {
+pub const fn others<const N: usize>(word: u64, lowest: u8, without: [u8; N]) -> u64 {
+    // Of a byte below 0x80, an addition sets the high bit and no other byte's.
+    let mut plain = word.wrapping_add(EACH * (0x80 - lowest as u64));
+    let mut at = 0;
+    while at < N {
+        plain &= (word ^ (EACH * without[at] as u64)).wrapping_add(EACH * 0x7f);
+        at += 1;
+    }
+    (word | word.wrapping_add(EACH) | !plain) & HIGH
+}
+
+/// Appends a text up to its first byte that is not plain, and returns the rest,
+/// usually empty. `others` has the high bits of the bytes of a word that are not plain;
+/// only the lowest one needs to be right. Digits are plain.
+#[inline(always)]
+pub fn append_plain<'t>(out: &mut Vec<u8>, text: &'t [u8], others: impl Fn(u64) -> u64) -> &'t [u8] {
     let mut rest = text;
-    while let Some((word, after)) = rest.split_first_chunk::<8>() {
-        let other = others(*word, without);
-        out.extend_from_slice(word);
+    while let Some((chunk, after)) = rest.split_first_chunk::<8>() {
+        let other = others(u64::from_le_bytes(*chunk));
+        out.extend_from_slice(chunk);
         if other != 0 {
             let plain = other.trailing_zeros() as usize / 8;
-            out.truncate(out.len() - 8 + plain);
+            out.truncate(out.len() - (8 - plain));
             return &rest[plain..];
         }
         rest = after;
     }
-    // The last eight bytes of a longer text overlap bytes already tested.
-    if text.last_chunk().is_some_and(|last| others(*last, without) == 0) {
-        append(out, rest);
+    let length = rest.len();
+    if length == 0 {
+        return rest;
+    }
+    if let Some(last) = text.last_chunk::<8>()
+        && others(u64::from_le_bytes(*last)) == 0
+    {
+        overlap(out, last, length);
         return &[];
     }
-    let is_plain = |byte: &u8| (0x20..0x7f).contains(byte) && !without.contains(byte);
-    let plain = rest.iter().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
-    append(out, &rest[..plain]);
+    let word = word(rest);
+    let other = others(word | (EACH * b'0' as u64) << (8 * length));
+    let plain = length.min(other.trailing_zeros() as usize / 8);
+    padded(out, word, plain);
     &rest[plain..]
-}
-
-/// The high bit of the first byte in memory that is not plain, and possibly of later
-/// ones; zero if all eight are plain.
-#[inline(always)]
-fn others(word: [u8; 8], without: [u8; 3]) -> u64 {
-    let word = u64::from_le_bytes(word);
-    let below = |bound: u8, word: u64| word.wrapping_sub(EACH * u64::from(bound)) & !word;
-    let equal = |byte: u8| below(1, word ^ (EACH * u64::from(byte)));
-    let [a, b, c] = without.map(equal);
-    (word | below(0x20, word) | equal(0x7f) | a | b | c) & HIGH
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_every_length_are_appended_whole() {
+        let text: Vec<u8> = (0..300).map(|at| at as u8).collect();
+        for length in 0..300 {
+            let mut out = b"before".to_vec();
+            append(&mut out, &text[..length]);
+            append(&mut out, b"after");
+            assert_eq!(out, [b"before", &text[..length], b"after"].concat(), "{length}");
+        }
+    }
 
     #[test]
     fn a_text_is_appended_up_to_the_first_byte_that_is_not_plain() {
@@ -107,7 +164,7 @@ mod tests {
                     let plain = |byte: &u8| (0x20..0x7f).contains(byte) && !b"\"\\ ".contains(byte);
                     let expected = text.iter().position(|byte| !plain(byte)).unwrap_or(length);
                     let mut out = b"before".to_vec();
-                    let rest = append_plain(&mut out, &text, *b"\"\\ ");
+                    let rest = append_plain(&mut out, &text, |word| others(word, b'!', *b"\"\\"));
                     assert_eq!((&out[6..], rest), text.split_at(expected), "{byte} at {at} of {length}");
                 }
             }

@@ -1,7 +1,7 @@
 //! Escapes values in a line of text, so that a line stays one line and a field one
 //! field. Non-ASCII bytes are kept.
 
-use super::append::append_plain;
+use super::append::{append_plain, others};
 
 /// The escapes of each byte.
 #[derive(Debug)]
@@ -15,17 +15,25 @@ pub struct Table {
 }
 
 /// For a quoted field.
-pub static QUOTED: Table =
-    Table { by: table(b'0', true), plain: |out, text| append_plain(out, text, *b"\"\\\\") };
+pub static QUOTED: Table = Table {
+    by: table(b'0', true),
+    plain: |out, text| append_plain(out, text, |word| others(word, b' ', *b"\"\\")),
+};
 /// For a field that ends at a space.
-pub static BARE: Table =
-    Table { by: table(b'x', true), plain: |out, text| append_plain(out, text, *b"\"\\ ") };
+pub static BARE: Table = Table {
+    by: table(b'x', true),
+    plain: |out, text| append_plain(out, text, |word| others(word, b'!', *b"\"\\")),
+};
 /// The same, with spaces as underscores.
-pub static UNDERSCORED: Table =
-    Table { by: table(b'_', true), plain: |out, text| append_plain(out, text, *b"\"\\ ") };
+pub static UNDERSCORED: Table = Table {
+    by: table(b'_', true),
+    plain: |out, text| append_plain(out, text, |word| others(word, b'!', *b"\"\\")),
+};
 /// For a whole line from the sender: escapes only line ends and terminal controls.
-pub static LINE: Table =
-    Table { by: table(b'0', false), plain: |out, text| append_plain(out, text, [b'\n'; 3]) };
+pub static LINE: Table = Table {
+    by: table(b'0', false),
+    plain: |out, text| append_plain(out, text, |word| others(word, b' ', [])),
+};
 
 const fn table(space: u8, is_field: bool) -> [u8; 256] {
     let mut table = [b'0'; 256];

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::append::append_plain;
+use super::append::{append_plain, others};
 use super::go;
 use super::grammar::{Grammar, line_agrees};
 use crate::record::{Record, Value};
@@ -91,7 +91,7 @@ pub fn string(out: &mut Vec<u8>, text: &[u8]) {
 
 /// The content of a string, without its quotes.
 pub fn within_string(out: &mut Vec<u8>, text: &[u8]) {
-    let text = append_plain(out, text, *b"\"\"\\");
+    let text = append_plain(out, text, |word| others(word, b' ', *b"\"\\"));
     if text.is_empty() {
         return;
     }
@@ -152,7 +152,8 @@ pub fn number(out: &mut Vec<u8>, number: f64) {
 
 fn escaped(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
-    while let Some((byte, after)) = append_plain(out, rest, *b"\"\"\\").split_first() {
+    while let Some((byte, after)) = append_plain(out, rest, |word| others(word, b' ', *b"\"\\")).split_first()
+    {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
             b'\n' => out.extend_from_slice(b"\\n"),

@@ -78,10 +78,16 @@ pub struct Entry<'a> {
     pub key: &'a [u8],
     /// The entry's value.
     pub value: Value<'a>,
-    /// The key's first bytes as a number, which decides most comparisons.
-    prefix: u128,
-    /// The column of its map.
-    map: u32,
+}
+
+/// The place of an entry among those of all maps.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// The column of its map, and its key's first bytes, as a number: they decide most
+    /// comparisons.
+    first: u128,
+    /// The index of the entry.
+    entry: u32,
 }
 
 /// One instance: its name, its values in column order, and the lists behind its maps.
@@ -92,14 +98,18 @@ pub struct Record<'a> {
     pub name: &'a [u8],
     /// One value per column of the template.
     pub values: Vec<Value<'a>>,
+    /// The entries of all maps, in order of arrival.
     entries: Vec<Entry<'a>>,
+    /// Their places, by map and key once the record is complete: moving a place is
+    /// cheaper than moving an entry.
+    places: Vec<Place>,
     pairs: Vec<(&'a [u8], &'a [u8])>,
 }
 
 impl<'a> Record<'a> {
     /// An empty record with capacity for a typical instance.
     pub fn with_room() -> Self {
-        Self { entries: Vec::with_capacity(32), ..Self::default() }
+        Self { entries: Vec::with_capacity(32), places: Vec::with_capacity(32), ..Self::default() }
     }
 
     /// Resets the record, with `blank` as its values.
@@ -108,6 +118,7 @@ impl<'a> Record<'a> {
         self.values.clear();
         self.values.extend_from_slice(blank);
         self.entries.clear();
+        self.places.clear();
         self.pairs.clear();
     }
 
@@ -122,8 +133,10 @@ impl<'a> Record<'a> {
     }
 
     /// Adds an entry to the map in column `map`.
-    pub fn push_entry(&mut self, map: u32, key: &'a [u8], value: Value<'a>) {
-        self.entries.push(Entry { key, value, prefix: prefix(key), map });
+    pub fn push_entry(&mut self, map: u8, key: &'a [u8], value: Value<'a>) {
+        let first = u128::from(map) << MAP | prefix(key) >> u8::BITS;
+        self.places.push(Place { first, entry: self.entries.len() as u32 });
+        self.entries.push(Entry { key, value });
     }
 
     /// Adds a pair to the current string map.
@@ -146,15 +159,16 @@ impl<'a> Record<'a> {
     /// Completes the record: sorts entries by map and key, keeps the last of equal
     /// keys, and sets the map values to their ranges.
     pub fn close(&mut self) {
-        if self.entries.len() > 1 {
-            self.entries.sort_by(Entry::order);
-            keep_last(&mut self.entries, 0, |a, b| a.order(b).is_eq());
+        let Self { entries, places, values, .. } = self;
+        if places.len() > 1 {
+            places.sort_unstable_by(|a, b| order(entries, a, b).then(a.entry.cmp(&b.entry)));
+            keep_last(places, 0, |a, b| order(entries, a, b).is_eq());
         }
         let mut start = 0;
-        while let Some(first) = self.entries.get(start) {
-            let map = first.map;
-            let of_map = self.entries[start..].iter().take_while(|e| e.map == map).count();
-            if let Some(value) = self.values.get_mut(map as usize) {
+        while let Some(first) = places.get(start) {
+            let map = first.map();
+            let of_map = places[start..].iter().take_while(|place| place.map() == map).count();
+            if let Some(value) = values.get_mut(map) {
                 *value = Value::Map(stretch(start, start + of_map));
             }
             start += of_map;
@@ -162,8 +176,10 @@ impl<'a> Record<'a> {
     }
 
     /// The entries of a map, sorted by key.
-    pub fn entries(&self, stretch: Stretch) -> &[Entry<'a>] {
-        self.entries.get(stretch.start as usize..stretch.end as usize).unwrap_or_default()
+    #[inline(always)]
+    pub fn entries(&self, stretch: Stretch) -> impl Iterator<Item = &Entry<'a>> {
+        let places = self.places.get(stretch.start as usize..stretch.end as usize).unwrap_or_default();
+        places.iter().filter_map(|place| self.entries.get(place.entry as usize))
     }
 
     /// The pairs of a string map, sorted by key.
@@ -176,8 +192,10 @@ impl<'a> Record<'a> {
     pub fn hide(&mut self, map: usize, key: &[u8]) {
         let Some(Value::Map(stretch)) = self.values.get_mut(map) else { return };
         let (start, end) = (stretch.start as usize, stretch.end as usize);
-        let Some(at) = self.entries[start..end].iter().position(|entry| entry.key == key) else { return };
-        self.entries[start..end].copy_within(at + 1.., at);
+        let is_it =
+            |place: &Place| self.entries.get(place.entry as usize).is_some_and(|entry| entry.key == key);
+        let Some(at) = self.places[start..end].iter().position(is_it) else { return };
+        self.places[start..end].copy_within(at + 1.., at);
         stretch.end -= 1;
     }
 
@@ -192,25 +210,36 @@ impl<'a> Record<'a> {
     /// The value for `key` in the map in column `map`.
     pub fn lookup(&self, map: usize, key: &[u8]) -> Value<'a> {
         let Some(Value::Map(stretch)) = self.values.get(map) else { return Value::Absent };
-        let found = self.entries(*stretch).iter().find(|entry| entry.key == key);
+        let found = self.entries(*stretch).find(|entry| entry.key == key);
         found.map_or(Value::Absent, |entry| entry.value)
     }
 }
 
-impl Entry<'_> {
-    /// By map, then bytewise by key, a word at a time: musl's memcmp compares byte by
-    /// byte, and dimension keys often share a prefix.
-    #[inline]
-    fn order(&self, other: &Self) -> Ordering {
-        self.map.cmp(&other.map).then(self.prefix.cmp(&other.prefix)).then_with(|| {
-            let rest = |key: &[u8]| key.get(PREFIX..).map_or(0, prefix);
-            let (mine, theirs) = (rest(self.key), rest(other.key));
-            mine.cmp(&theirs).then_with(|| self.key.cmp(other.key))
-        })
+impl Place {
+    fn map(&self) -> usize {
+        (self.first >> MAP) as usize
     }
 }
 
-const PREFIX: usize = size_of::<u128>();
+/// By map, then bytewise by key, a word at a time: musl's memcmp compares byte by byte,
+/// and dimension keys often share a prefix.
+#[inline(always)]
+fn order(entries: &[Entry], a: &Place, b: &Place) -> Ordering {
+    a.first.cmp(&b.first).then_with(|| rest_order(entries, a, b))
+}
+
+/// The order of keys with equal first bytes.
+#[inline(never)]
+fn rest_order(entries: &[Entry], a: &Place, b: &Place) -> Ordering {
+    let [a, b] = [a, b].map(|place| entries.get(place.entry as usize).map_or(&[][..], |entry| entry.key));
+    let [rest_a, rest_b] = [a, b].map(|key| prefix(key.get(PREFIX..).unwrap_or_default()));
+    rest_a.cmp(&rest_b).then_with(|| a.cmp(b))
+}
+
+/// The bits of a place's first bytes below the column of its map, and the number of
+/// these bytes.
+const MAP: u32 = u128::BITS - u8::BITS;
+const PREFIX: usize = MAP as usize / 8;
 
 /// The first bytes, as a number with the same order.
 fn prefix(key: &[u8]) -> u128 {
@@ -235,7 +264,9 @@ fn keep_last<T: Copy>(list: &mut Vec<T>, start: usize, same: impl Fn(&T, &T) -> 
         if list.get(at + 1).is_some_and(|next| same(&list[at], next)) {
             continue;
         }
-        list[kept] = list[at];
+        if kept < at {
+            list[kept] = list[at];
+        }
         kept += 1;
     }
     list.truncate(kept);
@@ -256,11 +287,13 @@ fn stretch(start: usize, end: usize) -> Stretch {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn keys<'a>(record: &Record<'a>, map: usize) -> Vec<(&'a [u8], Value<'a>)> {
         let Value::Map(stretch) = record.values[map] else { return Vec::new() };
-        record.entries(stretch).iter().map(|e| (e.key, e.value)).collect()
+        record.entries(stretch).map(|e| (e.key, e.value)).collect()
     }
 
     #[test]
@@ -291,6 +324,27 @@ mod tests {
         record.hide(2, b"a");
         record.hide(2, b"c");
         assert_eq!(keys(&record, 2), [(&b"b"[..], Value::Int(5))]);
+    }
+
+    #[test]
+    fn maps_of_any_size_with_any_keys_are_those_of_a_sorted_map() {
+        let texts =
+            ["", "\0", "a", "a-key-of-15-byte", "a-key-of-15-byt", "a-key-of-more-than-two-times-15-bytes"];
+        let keys: Vec<String> = (0..400_usize)
+            .map(|at| [texts[at * 7 % 6], texts[at * 5 / 3 % 6], &"b".repeat(at * 11 % 17)].concat())
+            .collect();
+        for count in 0..keys.len() {
+            let (mut record, mut expected) = (Record::default(), [BTreeMap::new(), BTreeMap::new()]);
+            record.begin(&[Value::Absent; 2]);
+            for (at, key) in keys[..count].iter().enumerate() {
+                record.push_entry(at as u8 % 2, key.as_bytes(), Value::Int(at as i64));
+                expected[at % 2].insert(key.as_bytes(), Value::Int(at as i64));
+            }
+            record.close();
+            for (map, expected) in expected.into_iter().enumerate() {
+                assert_eq!(super::tests::keys(&record, map), expected.into_iter().collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

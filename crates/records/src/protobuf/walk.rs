@@ -109,7 +109,7 @@ fn field<'a>(
         Kind::Bool => Value::Bool(reader.varint()? != 0),
         Kind::String => Value::String(reader.bytes()?),
         Kind::Value => value(record, before, reader.bytes()?)?,
-        Kind::Map => return entry(record, column as u32, reader.bytes()?),
+        Kind::Map => return entry(record, column as u8, reader.bytes()?),
         Kind::Time => {
             let before = if let Value::Time(before) = before { before } else { None };
             Value::Time(instant_in(before, reader.bytes()?)?)
@@ -124,7 +124,7 @@ fn field<'a>(
 
 /// Reads one entry of a `map<string, Value>`. Go ignores wire types here, so the key
 /// and the value are read regardless of theirs.
-fn entry<'a>(record: &mut Record<'a>, map: u32, message: &'a [u8]) -> Result<(), Malformed> {
+fn entry<'a>(record: &mut Record<'a>, map: u8, message: &'a [u8]) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
     let (mut key, mut held) = (&[][..], Value::Absent);
     while let Some(tag) = reader.tag()? {

@@ -2,7 +2,7 @@
 //! varints are accepted, UTF-8 is not checked, a known field with another wire type
 //! is an error, an unknown field is skipped.
 
-/// Limit on the map entries of one instance: 1.8 MB.
+/// Limit on the map entries of one instance: 2.4 MB.
 pub const MAX_ENTRIES: usize = 32_768;
 
 /// Why bytes are not a protobuf message.

@@ -49,7 +49,7 @@ fn value(out: &mut Vec<u8>, record: &Record, shown: Value) {
             map(out, record, pairs);
         }
         Value::Map(entries) => {
-            map(out, record, record.entries(entries).iter().map(|entry| (entry.key, entry.value)));
+            map(out, record, record.entries(entries).map(|entry| (entry.key, entry.value)));
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::append::append;
 use super::grammar::{Grammar, Start, agrees};
 use super::{go, json};
-use crate::record::{Entry, Record, Stretch, Value};
+use crate::record::{Record, Stretch, Value};
 use crate::template::{Kind, Template};
 
 /// The first bytes of a record: the start of its call's name,
@@ -105,14 +105,14 @@ fn value(out: &mut Vec<u8>, record: &Record, shown: Value) {
         Value::Dns(text) => put(out, &[b"&Value_DnsNameValue{DnsNameValue:&DNSName{Value:", text, b",},}"]),
         Value::Uri(text) => put(out, &[b"&Value_UriValue{UriValue:&Uri{Value:", text, b",},}"]),
         Value::StringMap(pairs) => string_map(out, record, pairs),
-        Value::Map(entries) => map(out, record, record.entries(entries)),
+        Value::Map(entries) => map(out, record, entries),
     }
 }
 
 /// `map[key:value key:value]`.
-fn map(out: &mut Vec<u8>, record: &Record, entries: &[Entry]) {
+fn map(out: &mut Vec<u8>, record: &Record, entries: Stretch) {
     out.extend_from_slice(b"map[");
-    for (at, entry) in entries.iter().enumerate() {
+    for (at, entry) in record.entries(entries).enumerate() {
         if at > 0 {
             out.push(b' ');
         }

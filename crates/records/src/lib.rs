@@ -26,3 +26,4 @@ pub mod protobuf;
 pub mod record;
 pub mod render;
 pub mod template;
+mod word;

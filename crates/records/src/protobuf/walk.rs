@@ -4,7 +4,7 @@
 //! scalar wins, messages merge, a oneof member or a map value replaces the previous
 //! one.
 
-use super::wire::{MAX_ENTRIES, Malformed, Reader, WireType};
+use super::wire::{MAX_ENTRIES, Malformed, Reader, WireType, bytes, fixed64, varint};
 use crate::record::{Instant, Record, Stretch, Value};
 use crate::template::{Column, Kind, Template};
 
@@ -77,6 +77,10 @@ fn fields<'a>(
         if let Some(at) = columns.iter().position(is_it) {
             tag.expect(wire(columns[at].kind))?;
             field(record, columns[at].kind, at, &mut reader)?;
+            // The entries of a map mostly follow each other.
+            while columns[at].kind == Kind::Map && reader.repeats(tag) {
+                entry(record, at as u8, reader.bytes()?)?;
+            }
         } else if tag.field == NAME {
             tag.expect(WireType::Bytes)?;
             record.name = reader.bytes()?;
@@ -108,7 +112,12 @@ fn field<'a>(
         Kind::Int => Value::Int(reader.varint()? as i64),
         Kind::Bool => Value::Bool(reader.varint()? != 0),
         Kind::String => Value::String(reader.bytes()?),
-        Kind::Value => value(record, before, reader.bytes()?)?,
+        Kind::Value => {
+            let message = reader.bytes()?;
+            let mut held = before;
+            value(record, &mut held, message)?;
+            held
+        }
         Kind::Map => return entry(record, column as u8, reader.bytes()?),
         Kind::Time => {
             let before = if let Value::Time(before) = before { before } else { None };
@@ -127,47 +136,73 @@ fn field<'a>(
 fn entry<'a>(record: &mut Record<'a>, map: u8, message: &'a [u8]) -> Result<(), Malformed> {
     let mut reader = Reader::new(message);
     let (mut key, mut held) = (&[][..], Value::Absent);
-    while let Some(tag) = reader.tag()? {
-        match tag.field {
-            1 => key = reader.bytes()?,
-            2 => held = value(record, Value::Absent, reader.bytes()?)?,
-            _ => reader.skip(tag)?,
+    loop {
+        if let Some(text) = reader.short_of(KEY) {
+            key = text;
+        } else if let Some(message) = reader.short_of(VALUE) {
+            replace(record, &mut held, message)?;
+        } else if let Some(tag) = reader.tag()? {
+            match tag.field {
+                1 => key = reader.bytes()?,
+                2 => replace(record, &mut held, reader.bytes()?)?,
+                _ => reader.skip(tag)?,
+            }
+        } else {
+            break;
         }
     }
     record.push_entry(map, key, held);
     if record.len() > MAX_ENTRIES { Err(Malformed::Entries) } else { Ok(()) }
 }
 
-/// Reads a Value: the last member wins; without one, `before` stays.
-#[inline]
-fn value<'a>(record: &mut Record<'a>, before: Value<'a>, message: &'a [u8]) -> Result<Value<'a>, Malformed> {
-    let mut held = before;
+const KEY: u64 = bytes(1);
+const VALUE: u64 = bytes(2);
+
+/// Reads a Value over one that is replaced.
+fn replace<'a>(record: &mut Record<'a>, held: &mut Value<'a>, message: &'a [u8]) -> Result<(), Malformed> {
+    *held = Value::Absent;
+    value(record, held, message)
+}
+
+/// Reads a Value: the last member wins; without one, `held` stays.
+#[inline(never)]
+fn value<'a>(record: &mut Record<'a>, held: &mut Value<'a>, message: &'a [u8]) -> Result<(), Malformed> {
+    const STRING: u64 = bytes(1);
+    const INT: u64 = varint(2);
+    const DOUBLE: u64 = fixed64(3);
+    const BOOL: u64 = varint(4);
+    const IP: u64 = bytes(5);
+    const TIME: u64 = bytes(6);
+    const DURATION: u64 = bytes(7);
+    const EMAIL: u64 = bytes(8);
+    const DNS: u64 = bytes(9);
+    const URI: u64 = bytes(10);
+    const STRING_MAP: u64 = bytes(11);
     let mut reader = Reader::new(message);
+    if let Some(text) = reader.short_of(STRING) {
+        *held = Value::String(text);
+    }
     while let Some(tag) = reader.tag()? {
-        tag.expect(match tag.field {
-            1 | 5..=11 => WireType::Bytes,
-            2 | 4 => WireType::Varint,
-            3 => WireType::Fixed64,
+        *held = match tag.key() {
+            STRING => Value::String(reader.bytes()?),
+            INT => Value::Int(reader.varint()? as i64),
+            DOUBLE => Value::Double(f64::from_bits(reader.fixed64()?)),
+            BOOL => Value::Bool(reader.varint()? != 0),
+            IP => Value::Ip(text_in(&[], reader.bytes()?)?),
+            TIME => Value::Time(instant_in(None, reader.bytes()?)?),
+            DURATION => Value::Duration(instant_in(None, reader.bytes()?)?),
+            EMAIL => Value::Email(text_in(&[], reader.bytes()?)?),
+            DNS => Value::Dns(text_in(&[], reader.bytes()?)?),
+            URI => Value::Uri(text_in(&[], reader.bytes()?)?),
+            STRING_MAP => Value::StringMap(string_map(record, reader.bytes()?)?),
+            _ if (1..=11).contains(&tag.field) => return Err(Malformed::Mismatch { field: tag.field }),
             _ => {
                 reader.skip(tag)?;
                 continue;
             }
-        })?;
-        held = match tag.field {
-            1 => Value::String(reader.bytes()?),
-            2 => Value::Int(reader.varint()? as i64),
-            3 => Value::Double(reader.double()?),
-            4 => Value::Bool(reader.varint()? != 0),
-            5 => Value::Ip(text_in(&[], reader.bytes()?)?),
-            6 => Value::Time(instant_in(None, reader.bytes()?)?),
-            7 => Value::Duration(instant_in(None, reader.bytes()?)?),
-            8 => Value::Email(text_in(&[], reader.bytes()?)?),
-            9 => Value::Dns(text_in(&[], reader.bytes()?)?),
-            10 => Value::Uri(text_in(&[], reader.bytes()?)?),
-            _ => Value::StringMap(string_map(record, reader.bytes()?)?),
         };
     }
-    Ok(held)
+    Ok(())
 }
 
 /// Reads a message with a single string or bytes field.

@@ -2,6 +2,8 @@
 //! varints are accepted, UTF-8 is not checked, a known field with another wire type
 //! is an error, an unknown field is skipped.
 
+use crate::word;
+
 /// Limit on the map entries of one instance: 2.4 MB.
 pub const MAX_ENTRIES: usize = 32_768;
 
@@ -115,6 +117,12 @@ impl Tag {
         if field <= 0 { Err(Malformed::Tag) } else { Ok(Self { field, wire }) }
     }
 
+    /// Its usual encoding.
+    #[inline(always)]
+    pub fn key(self) -> u64 {
+        key(self.field, self.wire)
+    }
+
     /// Fails unless the wire type is `wire`.
     #[inline(always)]
     pub fn expect(self, wire: WireType) -> Result<(), Malformed> {
@@ -131,6 +139,60 @@ const fn sevens(word: u64) -> u64 {
     let twos = word & 0x007f_007f_007f_007f | (word & 0x7f00_7f00_7f00_7f00) >> 1;
     let fours = twos & 0x0000_3fff_0000_3fff | (twos & 0x3fff_0000_3fff_0000) >> 2;
     fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4
+}
+
+/// A varint and the bytes after it. Not a method: a reader whose address is taken does
+/// not stay in registers.
+#[inline(never)]
+fn long_varint(rest: &[u8]) -> Result<(u64, &[u8]), Malformed> {
+    let word = word::first(rest);
+    let ends = !word & CONTINUED;
+    if ends == 0 {
+        return longest_varint(rest);
+    }
+    let length = ends.trailing_zeros() as usize / 8 + 1;
+    let after = rest.get(length..).ok_or(Malformed::Truncated)?;
+    Ok((sevens(word & (u64::MAX >> (64 - 8 * length))), after))
+}
+
+/// The same for more than eight bytes.
+fn longest_varint(rest: &[u8]) -> Result<(u64, &[u8]), Malformed> {
+    let mut value = 0;
+    for (at, byte) in rest.iter().take(10).enumerate() {
+        value |= u64::from(byte & 0x7f) << (7 * at);
+        if *byte < 0x80 {
+            return Ok((value, &rest[at + 1..]));
+        }
+    }
+    Err(if rest.len() < 10 { Malformed::Truncated } else { Malformed::LongVarint })
+}
+
+/// The bytes after the field whose encoded tag was just read.
+#[inline(never)]
+fn skip_rare(rest: &[u8], key: u64) -> Result<&[u8], Malformed> {
+    skipped(rest, Tag::of(key)?.wire)
+}
+
+/// The bytes after the content of a field. Groups are counted, not recursed into: depth
+/// costs no stack.
+#[inline(never)]
+fn skipped(rest: &[u8], wire: WireType) -> Result<&[u8], Malformed> {
+    let mut reader = Reader { rest };
+    let (mut depth, mut wire) = (0_usize, wire);
+    loop {
+        match wire {
+            WireType::Varint => drop(reader.varint()?),
+            WireType::Fixed64 => drop(reader.take(8)?),
+            WireType::Bytes => drop(reader.bytes()?),
+            WireType::Fixed32 => drop(reader.take(4)?),
+            WireType::StartGroup => depth += 1,
+            WireType::EndGroup => depth = depth.saturating_sub(1),
+        }
+        if depth == 0 {
+            return Ok(reader.rest);
+        }
+        wire = reader.wire_in_group()?;
+    }
 }
 
 /// Reads one message from start to end.
@@ -164,13 +226,16 @@ impl<'a> Reader<'a> {
     /// The next field, or `None` at the end of the message.
     #[inline(always)]
     pub fn field(&mut self) -> Result<Option<Field<'a>>, Malformed> {
+        if let Some((key, bytes)) = self.short() {
+            return Ok(Some(Field { key, number: 0, bytes }));
+        }
         let Some(key) = self.key()? else { return Ok(None) };
         let mut field = Field { key, number: 0, bytes: &[] };
         match key {
             8..=0x7fff if key & 7 == 2 => field.bytes = self.bytes()?,
             8..=0x7fff if key & 7 == 0 => field.number = self.varint()?,
             8..=0x7fff if key & 7 == 1 => field.number = self.fixed64()?,
-            _ => self.skip_rare(key)?,
+            _ => self.rest = skip_rare(self.rest, key)?,
         }
         Ok(Some(field))
     }
@@ -181,6 +246,32 @@ impl<'a> Reader<'a> {
         self.field()
     }
 
+    /// The next field if it is length-delimited with a tag and a length of one byte
+    /// each, as most are.
+    #[inline(always)]
+    fn short(&mut self) -> Option<(u64, &'a [u8])> {
+        let [key, length, rest @ ..] = self.rest else { return None };
+        if key & 0x87 != WireType::Bytes as u8 || *key < 8 || *length >= 0x80 {
+            return None;
+        }
+        let (bytes, rest) = rest.split_at_checked(usize::from(*length))?;
+        self.rest = rest;
+        Some((u64::from(*key), bytes))
+    }
+
+    /// The content of the next field if it has this tag, of one byte, and a length of
+    /// one byte.
+    #[inline(always)]
+    pub fn short_of(&mut self, wanted: u64) -> Option<&'a [u8]> {
+        let [key, length, rest @ ..] = self.rest else { return None };
+        if u64::from(*key) != wanted || *length >= 0x80 {
+            return None;
+        }
+        let (bytes, rest) = rest.split_at_checked(usize::from(*length))?;
+        self.rest = rest;
+        Some(bytes)
+    }
+
     /// Skips the field whose encoded tag was just read.
     #[inline(always)]
     pub fn skip_key(&mut self, key: u64) -> Result<(), Malformed> {
@@ -189,13 +280,11 @@ impl<'a> Reader<'a> {
             // numbers.
             8..=0x7fff if key & 7 == 2 => self.bytes().map(drop),
             8..=0x7fff if key & 7 == 0 => self.varint().map(drop),
-            _ => self.skip_rare(key),
+            _ => {
+                self.rest = skip_rare(self.rest, key)?;
+                Ok(())
+            }
         }
-    }
-
-    #[inline(never)]
-    fn skip_rare(&mut self, key: u64) -> Result<(), Malformed> {
-        self.skip(Tag::of(key)?)
     }
 
     /// A varint of one to ten bytes, truncated to 64 bits. Mixer pads lengths to two
@@ -211,35 +300,12 @@ impl<'a> Reader<'a> {
                 self.rest = rest;
                 Ok(u64::from(low & 0x7f) | u64::from(*high) << 7)
             }
-            _ => self.long_varint(),
-        }
-    }
-
-    #[inline(never)]
-    fn long_varint(&mut self) -> Result<u64, Malformed> {
-        if let Some((word, _)) = self.rest.split_first_chunk() {
-            let word = u64::from_le_bytes(*word);
-            let ends = !word & CONTINUED;
-            if ends != 0 {
-                let length = ends.trailing_zeros() as usize / 8 + 1;
-                self.rest = &self.rest[length..];
-                return Ok(sevens(word & (u64::MAX >> (64 - 8 * length))));
+            rest => {
+                let (value, rest) = long_varint(rest)?;
+                self.rest = rest;
+                Ok(value)
             }
         }
-        self.longest_varint()
-    }
-
-    /// A varint of more than eight bytes, or near the end of the message.
-    fn longest_varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0;
-        for (at, byte) in self.rest.iter().take(10).enumerate() {
-            value |= u64::from(byte & 0x7f) << (7 * at);
-            if *byte < 0x80 {
-                self.rest = &self.rest[at + 1..];
-                return Ok(value);
-            }
-        }
-        Err(if self.rest.len() < 10 { Malformed::Truncated } else { Malformed::LongVarint })
     }
 
     /// Consumes a tag if it is next in its usual encoding: faster for long tags.
@@ -251,6 +317,18 @@ impl<'a> Reader<'a> {
                 true
             }
             None => false,
+        }
+    }
+
+    /// Consumes a tag if it is next again, in one byte.
+    #[inline(always)]
+    pub fn repeats(&mut self, tag: Tag) -> bool {
+        match self.rest {
+            [next, rest @ ..] if *next < 0x80 && u64::from(*next) == tag.key() => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -268,13 +346,19 @@ impl<'a> Reader<'a> {
     /// all others.
     #[inline(always)]
     pub fn next_of(&mut self, wanted: u64) -> Result<Option<&'a [u8]>, Malformed> {
-        while let Some(key) = self.key()? {
+        loop {
+            if let Some((key, bytes)) = self.short() {
+                if key == wanted {
+                    return Ok(Some(bytes));
+                }
+                continue;
+            }
+            let Some(key) = self.key()? else { return Ok(None) };
             if key == wanted {
                 return self.bytes().map(Some);
             }
             self.skip_key(key)?;
         }
-        Ok(None)
     }
 
     /// Eight bytes, as a number.
@@ -289,25 +373,11 @@ impl<'a> Reader<'a> {
         Ok(bytes.first_chunk().map_or(0.0, |bytes| f64::from_le_bytes(*bytes)))
     }
 
-    /// Skips the content of a field; for a group, all of it. Groups are counted, not
-    /// recursed into: depth costs no stack.
+    /// Skips the content of a field; for a group, all of it.
+    #[inline(always)]
     pub fn skip(&mut self, tag: Tag) -> Result<(), Malformed> {
-        let mut depth = 0_usize;
-        let mut wire = tag.wire;
-        loop {
-            match wire {
-                WireType::Varint => drop(self.varint()?),
-                WireType::Fixed64 => drop(self.take(8)?),
-                WireType::Bytes => drop(self.bytes()?),
-                WireType::Fixed32 => drop(self.take(4)?),
-                WireType::StartGroup => depth += 1,
-                WireType::EndGroup => depth = depth.saturating_sub(1),
-            }
-            if depth == 0 {
-                return Ok(());
-            }
-            wire = self.wire_in_group()?;
-        }
+        self.rest = skipped(self.rest, tag.wire)?;
+        Ok(())
     }
 
     /// The wire type of the next tag inside a group, where an end-group tag is legal.

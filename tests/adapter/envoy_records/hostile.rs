@@ -138,7 +138,7 @@ fn an_entry_that_is_malformed_costs_no_other() {
     let (mut entry, mut seen) = (Entry::default(), Vec::new());
     for item in Message::read(&message).unwrap().entries() {
         let (kind, bytes) = item.unwrap();
-        seen.push(entry.read(kind, bytes).map(|()| entry.path));
+        seen.push(entry.read(kind, bytes).map(|()| entry.fields.path));
     }
     let (truncated, illegal) = (Err(Malformed::Truncated), Err(Malformed::WireType));
     assert_eq!(seen, [Ok(&b"/a"[..]), truncated, Ok(b"/b"), illegal, Ok(b"/c")]);

@@ -1,6 +1,7 @@
 //! Addresses in Envoy's notation.
 
 use super::keys::address;
+use super::operator;
 use crate::protobuf::wire::{Malformed, Reader};
 
 /// The member of the oneof.
@@ -33,7 +34,7 @@ impl<'a> Address<'a> {
     /// Merges a message into this address.
     pub(super) fn add(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(field) = reader.rare_field()? {
+        while let Some(field) = reader.field()? {
             match field.key {
                 address::SOCKET => self.of(Kind::Socket).socket(field.bytes)?,
                 address::PIPE => self.of(Kind::Pipe).pipe(field.bytes)?,
@@ -53,7 +54,7 @@ impl<'a> Address<'a> {
 
     fn socket(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
-        while let Some(field) = reader.rare_field()? {
+        while let Some(field) = reader.field()? {
             match field.key {
                 address::SOCKET_HOST => self.host = field.bytes,
                 address::SOCKET_PORT => {
@@ -102,7 +103,7 @@ impl<'a> Address<'a> {
                 put(out, self.host);
                 out.extend_from_slice(if bare { b":" } else { b"]:" });
                 match self.name {
-                    b"" => out.extend_from_slice(itoa::Buffer::new().format(self.port).as_bytes()),
+                    b"" => operator::number(out, self.port.into()),
                     name => put(out, name),
                 }
             }

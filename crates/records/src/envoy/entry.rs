@@ -43,11 +43,23 @@ const MAPS: usize = 6;
 const DOWNSTREAM_END: i32 = 6;
 const NOT_SET: i32 = 0;
 
-/// The content of an entry. Texts are unchecked bytes of the sender; absent fields are
-/// empty, zero or `None`. Reused for all entries, so that a message allocates only
-/// once.
+/// The content of an entry and its maps. Reused for all entries, so that a message
+/// allocates only once.
 #[derive(Debug, Default)]
 pub struct Entry<'a> {
+    /// Its fields, without its maps.
+    pub fields: Fields<'a>,
+    /// Its pairs, by map.
+    pairs: [Pairs<'a>; MAPS],
+    has_pairs: bool,
+    /// Scratch space for rendering nested objects.
+    pub(super) nested: Pairs<'a>,
+}
+
+/// The fields of an entry. Texts are unchecked bytes of the sender; absent fields are
+/// empty, zero or `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fields<'a> {
     /// Its kind.
     pub kind: Kind,
     /// The client's address, as reported by proxies in front.
@@ -105,10 +117,6 @@ pub struct Entry<'a> {
     pub received_bytes: u64,
     /// Bytes of the response's body, or sent to the client.
     pub sent_bytes: u64,
-    /// Its pairs, by map.
-    pairs: [Pairs<'a>; MAPS],
-    /// Scratch space for rendering nested objects.
-    pub(super) nested: Pairs<'a>,
 }
 
 impl<'a> Entry<'a> {
@@ -119,23 +127,24 @@ impl<'a> Entry<'a> {
     /// The bytes are not a protobuf message, or the entry's maps have more than 32,768
     /// pairs. The fields up to the error are kept.
     pub fn read(&mut self, kind: Kind, message: &'a [u8]) -> Result<(), Malformed> {
-        let (mut pairs, mut nested) = (std::mem::take(&mut self.pairs), std::mem::take(&mut self.nested));
-        pairs.iter_mut().for_each(Pairs::clear);
-        nested.clear();
-        *self = Self { kind, pairs, nested, ..Self::default() };
+        self.fields = Fields { kind, ..Fields::default() };
+        if std::mem::take(&mut self.has_pairs) {
+            self.pairs.iter_mut().for_each(Pairs::clear);
+        }
+        self.nested.clear();
         match kind {
             Kind::Http => self.http(message)?,
             Kind::Tcp => self.tcp(message)?,
         }
-        for pairs in self.pairs.iter_mut().filter(|pairs| pairs.len() > 1) {
-            sort_pairs(pairs, 0);
+        if self.has_pairs {
+            self.pairs.iter_mut().for_each(|pairs| sort_pairs(pairs, 0));
         }
         Ok(())
     }
 
     /// Whether any map has a pair.
     pub fn has_pairs(&self) -> bool {
-        self.pairs.iter().any(|pairs| !pairs.is_empty())
+        self.has_pairs
     }
 
     /// The pairs of a map, sorted by unique keys.
@@ -152,13 +161,13 @@ impl<'a> Entry<'a> {
     /// Other entries are not: those of connections, of upstream requests, and of
     /// unknown types.
     pub fn ends_request(&self) -> bool {
-        let ends = match self.access_log_type {
+        let ends = match self.fields.access_log_type {
             DOWNSTREAM_END => true,
             // Older Envoys send no type.
-            NOT_SET => !self.is_intermediate,
+            NOT_SET => !self.fields.is_intermediate,
             _ => false,
         };
-        ends && self.kind == Kind::Http
+        ends && self.fields.kind == Kind::Http
     }
 
     fn http(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
@@ -166,7 +175,7 @@ impl<'a> Entry<'a> {
         while let Some(field) = reader.field()? {
             match field.key {
                 entry::COMMON => self.common(field.bytes)?,
-                entry::PROTOCOL => self.protocol = field.number as i32,
+                entry::PROTOCOL => self.fields.protocol = field.number as i32,
                 entry::REQUEST => self.request(field.bytes)?,
                 entry::RESPONSE => self.response(field.bytes)?,
                 _ => {}
@@ -191,28 +200,30 @@ impl<'a> Entry<'a> {
         let mut reader = Reader::new(message);
         while let Some(field) = reader.field()? {
             match field.key {
-                common::DOWNSTREAM_REMOTE_ADDRESS => self.downstream_remote_address.add(field.bytes)?,
-                common::DOWNSTREAM_LOCAL_ADDRESS => self.downstream_local_address.add(field.bytes)?,
+                common::DOWNSTREAM_REMOTE_ADDRESS => {
+                    self.fields.downstream_remote_address.add(field.bytes)?
+                }
+                common::DOWNSTREAM_LOCAL_ADDRESS => self.fields.downstream_local_address.add(field.bytes)?,
                 common::TLS_PROPERTIES => self.tls(field.bytes)?,
-                common::START_TIME => instant(&mut self.start_time, field.bytes)?,
-                common::UPSTREAM_REMOTE_ADDRESS => self.upstream_remote_address.add(field.bytes)?,
-                common::UPSTREAM_LOCAL_ADDRESS => self.upstream_local_address.add(field.bytes)?,
-                common::UPSTREAM_CLUSTER => self.upstream_cluster = field.bytes,
-                common::RESPONSE_FLAGS => self.response_flags.add(field.bytes)?,
+                common::START_TIME => instant(&mut self.fields.start_time, field.bytes)?,
+                common::UPSTREAM_REMOTE_ADDRESS => self.fields.upstream_remote_address.add(field.bytes)?,
+                common::UPSTREAM_LOCAL_ADDRESS => self.fields.upstream_local_address.add(field.bytes)?,
+                common::UPSTREAM_CLUSTER => self.fields.upstream_cluster = field.bytes,
+                common::RESPONSE_FLAGS => self.fields.response_flags.add(field.bytes)?,
                 common::METADATA => self.metadata(field.bytes)?,
                 common::UPSTREAM_TRANSPORT_FAILURE_REASON => {
-                    self.upstream_transport_failure_reason = field.bytes;
+                    self.fields.upstream_transport_failure_reason = field.bytes;
                 }
-                common::ROUTE_NAME => self.route_name = field.bytes,
+                common::ROUTE_NAME => self.fields.route_name = field.bytes,
                 common::FILTER_STATE_OBJECTS => self.push(Map::FilterState, field.bytes)?,
                 common::CUSTOM_TAGS => self.push(Map::Tags, field.bytes)?,
-                common::DURATION => instant(&mut self.duration, field.bytes)?,
+                common::DURATION => instant(&mut self.fields.duration, field.bytes)?,
                 common::CONNECTION_TERMINATION_DETAILS => {
-                    self.connection_termination_details = field.bytes;
+                    self.fields.connection_termination_details = field.bytes;
                 }
-                common::STREAM_ID => self.stream_id = field.bytes,
-                common::INTERMEDIATE_LOG_ENTRY => self.is_intermediate = field.number != 0,
-                common::ACCESS_LOG_TYPE => self.access_log_type = field.number as i32,
+                common::STREAM_ID => self.fields.stream_id = field.bytes,
+                common::INTERMEDIATE_LOG_ENTRY => self.fields.is_intermediate = field.number != 0,
+                common::ACCESS_LOG_TYPE => self.fields.access_log_type = field.number as i32,
                 _ => {}
             }
         }
@@ -222,7 +233,7 @@ impl<'a> Entry<'a> {
     fn tls(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let mut reader = Reader::new(message);
         while let Some(name) = reader.next_of(tls::SNI_HOSTNAME)? {
-            self.sni = name;
+            self.fields.sni = name;
         }
         Ok(())
     }
@@ -239,14 +250,14 @@ impl<'a> Entry<'a> {
         let mut reader = Reader::new(message);
         while let Some(field) = reader.field()? {
             match field.key {
-                request::METHOD => self.method = field.number as i32,
-                request::AUTHORITY => self.authority = field.bytes,
-                request::PATH => self.path = field.bytes,
-                request::USER_AGENT => self.user_agent = field.bytes,
-                request::FORWARDED_FOR => self.forwarded_for = field.bytes,
-                request::REQUEST_ID => self.request_id = field.bytes,
-                request::ORIGINAL_PATH => self.original_path = field.bytes,
-                request::BODY_BYTES => self.received_bytes = field.number,
+                request::METHOD => self.fields.method = field.number as i32,
+                request::AUTHORITY => self.fields.authority = field.bytes,
+                request::PATH => self.fields.path = field.bytes,
+                request::USER_AGENT => self.fields.user_agent = field.bytes,
+                request::FORWARDED_FOR => self.fields.forwarded_for = field.bytes,
+                request::REQUEST_ID => self.fields.request_id = field.bytes,
+                request::ORIGINAL_PATH => self.fields.original_path = field.bytes,
+                request::BODY_BYTES => self.fields.received_bytes = field.number,
                 request::HEADERS => self.push(Map::RequestHeaders, field.bytes)?,
                 _ => {}
             }
@@ -259,10 +270,10 @@ impl<'a> Entry<'a> {
         while let Some(field) = reader.field()? {
             match field.key {
                 response::CODE => self.code(field.bytes)?,
-                response::BODY_BYTES => self.sent_bytes = field.number,
+                response::BODY_BYTES => self.fields.sent_bytes = field.number,
                 response::HEADERS => self.push(Map::ResponseHeaders, field.bytes)?,
                 response::TRAILERS => self.push(Map::ResponseTrailers, field.bytes)?,
-                response::CODE_DETAILS => self.response_code_details = field.bytes,
+                response::CODE_DETAILS => self.fields.response_code_details = field.bytes,
                 _ => {}
             }
         }
@@ -274,7 +285,7 @@ impl<'a> Entry<'a> {
         let mut reader = Reader::new(message);
         while let Some(field) = reader.field()? {
             if field.key == google::WRAPPED_NUMBER {
-                self.response_code = field.number as u32;
+                self.fields.response_code = field.number as u32;
             }
         }
         Ok(())
@@ -284,8 +295,8 @@ impl<'a> Entry<'a> {
         let mut reader = Reader::new(message);
         while let Some(field) = reader.field()? {
             match field.key {
-                connection::RECEIVED_BYTES => self.received_bytes = field.number,
-                connection::SENT_BYTES => self.sent_bytes = field.number,
+                connection::RECEIVED_BYTES => self.fields.received_bytes = field.number,
+                connection::SENT_BYTES => self.fields.sent_bytes = field.number,
                 _ => {}
             }
         }
@@ -296,8 +307,8 @@ impl<'a> Entry<'a> {
         if self.pairs.iter().map(Vec::len).sum::<usize>() >= MAX_ENTRIES {
             return Err(Malformed::Entries);
         }
-        let (key, value) = pair(message)?;
-        self.pairs[map as usize].push((key, value));
+        self.pairs[map as usize].push(pair(message)?);
+        self.has_pairs = true;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Response flags: reasons for a local reply of Envoy, or for a failure.
 
 use crate::protobuf::wire::{Malformed, Reader, WireType};
+use crate::render::append::append;
 
 /// Envoy's short names, by field number minus one.
 const NAMES: [&str; 28] = [
@@ -48,7 +49,7 @@ impl Flags {
         }
         let mut left = self.0;
         while let Some(name) = NAMES.get(left.trailing_zeros() as usize) {
-            out.extend_from_slice(name.as_bytes());
+            append(out, name.as_bytes());
             left &= left - 1;
             if left != 0 {
                 out.push(b',');

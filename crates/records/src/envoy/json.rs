@@ -4,43 +4,16 @@ use super::address::Address;
 use super::any;
 use super::entry::{Entry, Map};
 use super::identifier::Identifier;
-use super::operator::{self, Operator, Said};
+use super::operator::Operator::*;
+use super::operator::{self, Said};
 use crate::protobuf::object::{self, Show};
-use crate::render::append::{Literal, append};
+use crate::render::append::append;
 use crate::render::grammar::{Grammar, line_agrees};
 use crate::render::{go, json};
 
 /// A record starts with its first key, and ends at the newline.
 pub const GRAMMAR: Grammar =
     Grammar { starts: |line| line_agrees(line, b"{\"authority\":"), endings: &[b"\n"] };
-
-/// The text before each of Istio's members, and the operator of its value.
-static MEMBERS: [(Literal<40>, Operator); 24] = [
-    (Literal::new("{\"authority\":"), Operator::Authority),
-    (Literal::new(",\"bytes_received\":"), Operator::BytesReceived),
-    (Literal::new(",\"bytes_sent\":"), Operator::BytesSent),
-    (Literal::new(",\"connection_termination_details\":"), Operator::ConnectionTerminationDetails),
-    (Literal::new(",\"downstream_local_address\":"), Operator::DownstreamLocalAddress),
-    (Literal::new(",\"downstream_remote_address\":"), Operator::DownstreamRemoteAddress),
-    (Literal::new(",\"duration\":"), Operator::Duration),
-    (Literal::new(",\"method\":"), Operator::Method),
-    (Literal::new(",\"path\":"), Operator::Path),
-    (Literal::new(",\"protocol\":"), Operator::Protocol),
-    (Literal::new(",\"request_id\":"), Operator::RequestId),
-    (Literal::new(",\"requested_server_name\":"), Operator::RequestedServerName),
-    (Literal::new(",\"response_code\":"), Operator::ResponseCode),
-    (Literal::new(",\"response_code_details\":"), Operator::ResponseCodeDetails),
-    (Literal::new(",\"response_flags\":"), Operator::ResponseFlags),
-    (Literal::new(",\"route_name\":"), Operator::RouteName),
-    (Literal::new(",\"start_time\":"), Operator::StartTime),
-    (Literal::new(",\"upstream_cluster\":"), Operator::UpstreamCluster),
-    (Literal::new(",\"upstream_host\":"), Operator::UpstreamHost),
-    (Literal::new(",\"upstream_local_address\":"), Operator::UpstreamLocalAddress),
-    (Literal::new(",\"upstream_service_time\":"), Operator::UpstreamServiceTime),
-    (Literal::new(",\"upstream_transport_failure_reason\":"), Operator::UpstreamTransportFailureReason),
-    (Literal::new(",\"user_agent\":"), Operator::UserAgent),
-    (Literal::new(",\"x_forwarded_for\":"), Operator::XForwardedFor),
-];
 
 /// The maps to render whole, each as an object.
 const MAPS: [(&str, Map, Option<Show>); 6] = [
@@ -83,19 +56,39 @@ const ACCESS_LOG_TYPES: [&str; 15] = [
 
 /// Appends one entry.
 pub(super) fn line<'a>(out: &mut Vec<u8>, entry: &mut Entry<'a>, identifier: &Identifier) {
-    for (before, operator) in &MEMBERS {
-        before.append(out);
-        show(out, operator.of(entry));
-    }
+    member(out, b"{\"authority\":", Authority.of(entry));
+    member(out, b",\"bytes_received\":", BytesReceived.of(entry));
+    member(out, b",\"bytes_sent\":", BytesSent.of(entry));
+    member(out, b",\"connection_termination_details\":", ConnectionTerminationDetails.of(entry));
+    member(out, b",\"downstream_local_address\":", DownstreamLocalAddress.of(entry));
+    member(out, b",\"downstream_remote_address\":", DownstreamRemoteAddress.of(entry));
+    member(out, b",\"duration\":", Duration.of(entry));
+    member(out, b",\"method\":", Method.of(entry));
+    member(out, b",\"path\":", Path.of(entry));
+    member(out, b",\"protocol\":", Protocol.of(entry));
+    member(out, b",\"request_id\":", RequestId.of(entry));
+    member(out, b",\"requested_server_name\":", RequestedServerName.of(entry));
+    member(out, b",\"response_code\":", ResponseCode.of(entry));
+    member(out, b",\"response_code_details\":", ResponseCodeDetails.of(entry));
+    member(out, b",\"response_flags\":", ResponseFlags.of(entry));
+    member(out, b",\"route_name\":", RouteName.of(entry));
+    member(out, b",\"start_time\":", StartTime.of(entry));
+    member(out, b",\"upstream_cluster\":", UpstreamCluster.of(entry));
+    member(out, b",\"upstream_host\":", UpstreamHost.of(entry));
+    member(out, b",\"upstream_local_address\":", UpstreamLocalAddress.of(entry));
+    member(out, b",\"upstream_service_time\":", UpstreamServiceTime.of(entry));
+    member(out, b",\"upstream_transport_failure_reason\":", UpstreamTransportFailureReason.of(entry));
+    member(out, b",\"user_agent\":", UserAgent.of(entry));
+    member(out, b",\"x_forwarded_for\":", XForwardedFor.of(entry));
     out.extend_from_slice(identifier.members());
     out.extend_from_slice(b",\"access_log_type\":");
-    access_log_type(out, entry.access_log_type);
+    access_log_type(out, entry.fields.access_log_type);
     match entry.has_pairs() {
         true => maps(out, entry),
         false => out.extend_from_slice(NO_MAPS),
     }
     out.extend_from_slice(b",\"stream_id\":");
-    json::string_or_null(out, entry.stream_id);
+    json::string_or_null(out, entry.fields.stream_id);
     out.extend_from_slice(b",\"trace_id\":");
     json::string_or_null(out, trace_id(entry));
     out.extend_from_slice(b"}\n");
@@ -113,13 +106,16 @@ fn maps(out: &mut Vec<u8>, entry: &mut Entry) {
     }
 }
 
+/// Appends the text before an operator, and its value. Inlined, so that the code for
+/// other kinds of values vanishes.
 #[inline(always)]
-fn show(out: &mut Vec<u8>, said: Said) {
+fn member<const N: usize>(out: &mut Vec<u8>, before: &[u8; N], said: Said) {
+    out.extend_from_slice(before);
     match said {
         Said::Text(text) => json::string_or_null(out, text),
         Said::Reason(text) => reason(out, text),
         Said::Word("") | Said::Milliseconds(None) | Said::Time(None) => out.extend_from_slice(b"null"),
-        Said::Word(word) => quoted(out, |out| out.extend_from_slice(word.as_bytes())),
+        Said::Word(word) => quoted(out, |out| append(out, word.as_bytes())),
         Said::Number(number) => operator::number(out, number),
         Said::Milliseconds(Some(span)) => operator::milliseconds(out, span),
         Said::Time(Some(time)) => quoted(out, |out| operator::time(out, time)),
@@ -158,7 +154,7 @@ fn address(out: &mut Vec<u8>, address: &Address) {
 fn access_log_type(out: &mut Vec<u8>, number: i32) {
     match operator::named(&ACCESS_LOG_TYPES, number) {
         "" => go::int(out, number.into()),
-        name => quoted(out, |out| out.extend_from_slice(name.as_bytes())),
+        name => quoted(out, |out| append(out, name.as_bytes())),
     }
 }
 

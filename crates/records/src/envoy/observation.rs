@@ -29,10 +29,10 @@ impl<'a> Observation<'a> {
         let query = path.iter().position(|byte| *byte == b'?').unwrap_or(path.len());
         Some(Self {
             path: &path[..query],
-            host: entry.authority,
+            host: entry.fields.authority,
             method: operator::method(entry),
-            status: entry.response_code,
-            seconds: entry.duration.map(|span| span.seconds as f64 + f64::from(span.nanos) / 1e9),
+            status: entry.fields.response_code,
+            seconds: entry.fields.duration.map(|span| span.seconds as f64 + f64::from(span.nanos) / 1e9),
         })
     }
 }

@@ -5,6 +5,7 @@ use super::address::Address;
 use super::entry::{Entry, Map};
 use super::flags::Flags;
 use crate::record::Instant;
+use crate::render::append::append;
 use crate::render::go;
 
 /// One operator, named as in Istio's JSON.
@@ -59,38 +60,40 @@ impl Operator {
     #[inline(always)]
     pub(super) fn of<'e, 'a>(self, entry: &'e Entry<'a>) -> Said<'e, 'a> {
         match self {
-            Self::Authority => Said::Text(entry.authority),
-            Self::BytesReceived => Said::Number(entry.received_bytes),
-            Self::BytesSent => Said::Number(entry.sent_bytes),
-            Self::ConnectionTerminationDetails => Said::Reason(entry.connection_termination_details),
-            Self::DownstreamLocalAddress => Said::Address(&entry.downstream_local_address),
-            Self::DownstreamRemoteAddress => Said::Address(&entry.downstream_remote_address),
-            Self::Duration => Said::Milliseconds(entry.duration),
+            Self::Authority => Said::Text(entry.fields.authority),
+            Self::BytesReceived => Said::Number(entry.fields.received_bytes),
+            Self::BytesSent => Said::Number(entry.fields.sent_bytes),
+            Self::ConnectionTerminationDetails => Said::Reason(entry.fields.connection_termination_details),
+            Self::DownstreamLocalAddress => Said::Address(&entry.fields.downstream_local_address),
+            Self::DownstreamRemoteAddress => Said::Address(&entry.fields.downstream_remote_address),
+            Self::Duration => Said::Milliseconds(entry.fields.duration),
             Self::Method => Said::Word(method(entry)),
             Self::Path => Said::Text(path(entry)),
             Self::Protocol => Said::Word(protocol(entry)),
-            Self::RequestId => Said::Text(entry.request_id),
-            Self::RequestedServerName => Said::Text(entry.sni),
-            Self::ResponseCode => Said::Number(entry.response_code.into()),
-            Self::ResponseCodeDetails => Said::Reason(entry.response_code_details),
-            Self::ResponseFlags => Said::Flags(entry.response_flags),
-            Self::RouteName => Said::Text(entry.route_name),
-            Self::StartTime => Said::Time(entry.start_time.filter(|time| go::is_time(*time))),
-            Self::UpstreamCluster => Said::Text(entry.upstream_cluster),
-            Self::UpstreamHost => Said::Address(&entry.upstream_remote_address),
-            Self::UpstreamLocalAddress => Said::Address(&entry.upstream_local_address),
+            Self::RequestId => Said::Text(entry.fields.request_id),
+            Self::RequestedServerName => Said::Text(entry.fields.sni),
+            Self::ResponseCode => Said::Number(entry.fields.response_code.into()),
+            Self::ResponseCodeDetails => Said::Reason(entry.fields.response_code_details),
+            Self::ResponseFlags => Said::Flags(entry.fields.response_flags),
+            Self::RouteName => Said::Text(entry.fields.route_name),
+            Self::StartTime => Said::Time(entry.fields.start_time.filter(|time| go::is_time(*time))),
+            Self::UpstreamCluster => Said::Text(entry.fields.upstream_cluster),
+            Self::UpstreamHost => Said::Address(&entry.fields.upstream_remote_address),
+            Self::UpstreamLocalAddress => Said::Address(&entry.fields.upstream_local_address),
             Self::UpstreamServiceTime => Said::Text(upstream_service_time(entry)),
-            Self::UpstreamTransportFailureReason => Said::Reason(entry.upstream_transport_failure_reason),
-            Self::UserAgent => Said::Text(entry.user_agent),
-            Self::XForwardedFor => Said::Text(entry.forwarded_for),
+            Self::UpstreamTransportFailureReason => {
+                Said::Reason(entry.fields.upstream_transport_failure_reason)
+            }
+            Self::UserAgent => Said::Text(entry.fields.user_agent),
+            Self::XForwardedFor => Said::Text(entry.fields.forwarded_for),
         }
     }
 }
 
 /// The path before Envoy's rewrite.
 pub(super) fn path<'a>(entry: &Entry<'a>) -> &'a [u8] {
-    match entry.original_path {
-        b"" => entry.path,
+    match entry.fields.original_path {
+        b"" => entry.fields.path,
         original => original,
     }
 }
@@ -99,11 +102,11 @@ pub(super) fn path<'a>(entry: &Entry<'a>) -> &'a [u8] {
 pub(super) fn method(entry: &Entry) -> &'static str {
     const NAMES: [&str; 10] =
         ["", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-    named(&NAMES, entry.method)
+    named(&NAMES, entry.fields.method)
 }
 
 fn protocol(entry: &Entry) -> &'static str {
-    named(&["", "HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/3"], entry.protocol)
+    named(&["", "HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/3"], entry.fields.protocol)
 }
 
 /// A number's name, or empty if unknown.
@@ -118,7 +121,7 @@ fn upstream_service_time<'a>(entry: &Entry<'a>) -> &'a [u8] {
 
 /// A decimal number.
 pub(super) fn number(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    append(out, itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// A duration in whole milliseconds, truncated.

@@ -3,38 +3,11 @@
 //! escaped, and spaces in unquoted fields.
 
 use super::entry::Entry;
-use super::operator::{self, Operator, Said};
-use crate::render::append::Literal;
-use crate::render::escape::{BARE, QUOTED, Table, UNDERSCORED, escaped};
+use super::operator::Operator::*;
+use super::operator::{self, Said};
+use crate::render::append::append;
+use crate::render::escape::{bare, quoted, underscored};
 use crate::render::grammar::{Grammar, Start, agrees_by};
-
-/// The text before each operator, the operator, and whether it is quoted.
-static LINE: [(Literal<4>, Operator, bool); 24] = [
-    (Literal::new("["), Operator::StartTime, false),
-    (Literal::new("] \""), Operator::Method, true),
-    (Literal::new(" "), Operator::Path, true),
-    (Literal::new(" "), Operator::Protocol, true),
-    (Literal::new("\" "), Operator::ResponseCode, false),
-    (Literal::new(" "), Operator::ResponseFlags, false),
-    (Literal::new(" "), Operator::ResponseCodeDetails, false),
-    (Literal::new(" "), Operator::ConnectionTerminationDetails, false),
-    (Literal::new(" \""), Operator::UpstreamTransportFailureReason, true),
-    (Literal::new("\" "), Operator::BytesReceived, false),
-    (Literal::new(" "), Operator::BytesSent, false),
-    (Literal::new(" "), Operator::Duration, false),
-    (Literal::new(" "), Operator::UpstreamServiceTime, false),
-    (Literal::new(" \""), Operator::XForwardedFor, true),
-    (Literal::new("\" \""), Operator::UserAgent, true),
-    (Literal::new("\" \""), Operator::RequestId, true),
-    (Literal::new("\" \""), Operator::Authority, true),
-    (Literal::new("\" \""), Operator::UpstreamHost, true),
-    (Literal::new("\" "), Operator::UpstreamCluster, false),
-    (Literal::new(" "), Operator::UpstreamLocalAddress, false),
-    (Literal::new(" "), Operator::DownstreamLocalAddress, false),
-    (Literal::new(" "), Operator::DownstreamRemoteAddress, false),
-    (Literal::new(" "), Operator::RequestedServerName, false),
-    (Literal::new(" "), Operator::RouteName, false),
-];
 
 /// The start of a line, with and without a time; `0` stands for a digit.
 const HEADS: [&[u8]; 2] = [b"[0000-00-00T00:00:00.000Z] \"", b"[-] \""];
@@ -54,29 +27,56 @@ fn starts(line: &[u8]) -> Start {
 
 /// Appends one entry.
 pub(super) fn line(out: &mut Vec<u8>, entry: &Entry) {
-    for (before, operator, is_quoted) in &LINE {
-        before.append(out);
-        let start = out.len();
-        show(out, operator.of(entry), if *is_quoted { &QUOTED } else { &BARE });
-        if out.len() == start {
-            out.push(b'-');
-        }
-    }
+    field(out, b"[", StartTime.of(entry), bare);
+    field(out, b"] \"", Method.of(entry), quoted);
+    field(out, b" ", Path.of(entry), quoted);
+    field(out, b" ", Protocol.of(entry), quoted);
+    field(out, b"\" ", ResponseCode.of(entry), bare);
+    field(out, b" ", ResponseFlags.of(entry), bare);
+    field(out, b" ", ResponseCodeDetails.of(entry), bare);
+    field(out, b" ", ConnectionTerminationDetails.of(entry), bare);
+    field(out, b" \"", UpstreamTransportFailureReason.of(entry), quoted);
+    field(out, b"\" ", BytesReceived.of(entry), bare);
+    field(out, b" ", BytesSent.of(entry), bare);
+    field(out, b" ", Duration.of(entry), bare);
+    field(out, b" ", UpstreamServiceTime.of(entry), bare);
+    field(out, b" \"", XForwardedFor.of(entry), quoted);
+    field(out, b"\" \"", UserAgent.of(entry), quoted);
+    field(out, b"\" \"", RequestId.of(entry), quoted);
+    field(out, b"\" \"", Authority.of(entry), quoted);
+    field(out, b"\" \"", UpstreamHost.of(entry), quoted);
+    field(out, b"\" ", UpstreamCluster.of(entry), bare);
+    field(out, b" ", UpstreamLocalAddress.of(entry), bare);
+    field(out, b" ", DownstreamLocalAddress.of(entry), bare);
+    field(out, b" ", DownstreamRemoteAddress.of(entry), bare);
+    field(out, b" ", RequestedServerName.of(entry), bare);
+    field(out, b" ", RouteName.of(entry), bare);
     out.push(b'\n');
 }
 
-/// Appends an operator's value, if any.
+/// Appends the text before an operator, and its value. `escaped` appends the sender's
+/// texts. Inlined, so that the code for other kinds of values vanishes.
 #[inline(always)]
-fn show(out: &mut Vec<u8>, said: Said, table: &Table) {
+fn field<const N: usize>(
+    out: &mut Vec<u8>,
+    before: &[u8; N],
+    said: Said,
+    escaped: impl Fn(&mut Vec<u8>, &[u8]),
+) {
+    out.extend_from_slice(before);
+    let start = out.len();
     match said {
-        Said::Text(text) => escaped(out, text, table),
-        Said::Reason(text) => escaped(out, text, &UNDERSCORED),
-        Said::Word(word) => out.extend_from_slice(word.as_bytes()),
+        Said::Text(b"") | Said::Reason(b"") | Said::Milliseconds(None) | Said::Time(None) => {}
+        Said::Text(text) => escaped(out, text),
+        Said::Reason(text) => underscored(out, text),
+        Said::Word(word) => append(out, word.as_bytes()),
         Said::Number(number) => operator::number(out, number),
         Said::Milliseconds(Some(span)) => operator::milliseconds(out, span),
         Said::Time(Some(time)) => operator::time(out, time),
-        Said::Milliseconds(None) | Said::Time(None) => {}
-        Said::Address(address) => address.show(out, |out, part| escaped(out, part, table)),
+        Said::Address(address) => address.show(out, escaped),
         Said::Flags(flags) => flags.show(out),
+    }
+    if out.len() == start {
+        out.push(b'-');
     }
 }

@@ -3,7 +3,7 @@
 use super::record::LogRecord;
 use super::value::{self, Member};
 use crate::protobuf::object::{self, Pairs};
-use crate::render::escape::{LINE, escaped};
+use crate::render::escape;
 
 /// Appends a record's body without its trailing newline, if any, and a newline.
 ///
@@ -13,7 +13,7 @@ use crate::render::escape::{LINE, escaped};
 pub(super) fn line<'a>(out: &mut Vec<u8>, pairs: &mut Pairs<'a>, record: &LogRecord<'a>) {
     match value::member(record.body) {
         Ok(Member::Absent | Member::String(b"" | b"\n")) => out.push(b'-'),
-        Ok(Member::String(text)) => escaped(out, text.strip_suffix(b"\n").unwrap_or(text), &LINE),
+        Ok(Member::String(text)) => escape::line(out, text.strip_suffix(b"\n").unwrap_or(text)),
         _ => object::value(out, pairs, record.body, 0, value::any),
     }
     out.push(b'\n');

@@ -1,5 +1,7 @@
 //! Appends text to a buffer in chunks of a constant size, whose copies need no call.
 
+use crate::word;
+
 /// From this length on musl's memcpy is faster: it copies fast, but starts slowly.
 const LONG: usize = 256;
 
@@ -24,7 +26,7 @@ fn short(out: &mut Vec<u8>, text: &[u8]) {
             out.extend_from_slice(first);
             overlap(out, last, text.len() - 8);
         }
-        _ => padded(out, word(text), text.len()),
+        _ => padded(out, word::short(text), text.len()),
     }
 }
 
@@ -41,51 +43,6 @@ fn padded(out: &mut Vec<u8>, word: u64, length: usize) {
     let end = out.len() + length;
     out.extend_from_slice(&word.to_le_bytes());
     out.truncate(end);
-}
-
-/// A text of less than eight bytes, padded with zeros. Two reads that overlap cover it.
-#[inline(always)]
-fn word(text: &[u8]) -> u64 {
-    match (text.first_chunk(), text.last_chunk(), text) {
-        (Some(first), Some(last), _) => {
-            let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
-            u64::from(first) | u64::from(last) << (8 * (text.len() - 4))
-        }
-        (.., [first, .., last]) => {
-            u64::from(*first)
-                | u64::from(text[text.len() / 2]) << (8 * (text.len() / 2))
-                | u64::from(*last) << (8 * (text.len() - 1))
-        }
-        (.., [only]) => u64::from(*only),
-        _ => 0,
-    }
-}
-
-/// A constant text of at most `N` bytes. Appends `N` bytes and truncates, since a
-/// copy of constant length is cheaper.
-#[derive(Debug)]
-pub(crate) struct Literal<const N: usize> {
-    padded: [u8; N],
-    length: usize,
-}
-
-impl<const N: usize> Literal<N> {
-    pub(crate) const fn new(text: &str) -> Self {
-        let mut padded = [0; N];
-        let mut at = 0;
-        while at < text.len() {
-            padded[at] = text.as_bytes()[at];
-            at += 1;
-        }
-        Self { padded, length: text.len() }
-    }
-
-    #[inline(always)]
-    pub(crate) fn append(&self, out: &mut Vec<u8>) {
-        let length = out.len() + self.length;
-        out.extend_from_slice(&self.padded);
-        out.truncate(length);
-    }
 }
 
 const EACH: u64 = 0x0101_0101_0101_0101;
@@ -131,7 +88,7 @@ pub fn append_plain<'t>(out: &mut Vec<u8>, text: &'t [u8], others: impl Fn(u64) 
         overlap(out, last, length);
         return &[];
     }
-    let word = word(rest);
+    let word = word::short(rest);
     let other = others(word | (EACH * b'0' as u64) << (8 * length));
     let plain = length.min(other.trailing_zeros() as usize / 8);
     padded(out, word, plain);

@@ -3,39 +3,37 @@
 
 use super::append::{append_plain, others};
 
-/// The escapes of each byte.
-#[derive(Debug)]
-pub struct Table {
-    /// The byte after the backslash, or `x` for two hexadecimal digits, `0` to keep
-    /// the byte, `_` for an underscore.
-    by: [u8; 256],
-    /// Appends a text up to the first byte that may need escaping, and returns the
-    /// rest.
-    plain: for<'t> fn(&mut Vec<u8>, &'t [u8]) -> &'t [u8],
+/// The escape of each byte: the byte after the backslash, or `x` for two hexadecimal
+/// digits, `0` to keep the byte, `_` for an underscore.
+type Escapes = [u8; 256];
+
+static QUOTED: Escapes = table(b'0', true);
+static BARE: Escapes = table(b'x', true);
+static UNDERSCORED: Escapes = table(b'_', true);
+static LINE: Escapes = table(b'0', false);
+
+/// Appends the text of a quoted field: at most four bytes per byte, as all of these.
+pub fn quoted(out: &mut Vec<u8>, text: &[u8]) {
+    escaped(out, text, &QUOTED, |word| others(word, b' ', *b"\"\\"));
 }
 
-/// For a quoted field.
-pub static QUOTED: Table = Table {
-    by: table(b'0', true),
-    plain: |out, text| append_plain(out, text, |word| others(word, b' ', *b"\"\\")),
-};
-/// For a field that ends at a space.
-pub static BARE: Table = Table {
-    by: table(b'x', true),
-    plain: |out, text| append_plain(out, text, |word| others(word, b'!', *b"\"\\")),
-};
-/// The same, with spaces as underscores.
-pub static UNDERSCORED: Table = Table {
-    by: table(b'_', true),
-    plain: |out, text| append_plain(out, text, |word| others(word, b'!', *b"\"\\")),
-};
-/// For a whole line from the sender: escapes only line ends and terminal controls.
-pub static LINE: Table = Table {
-    by: table(b'0', false),
-    plain: |out, text| append_plain(out, text, |word| others(word, b' ', [])),
-};
+/// Appends the text of a field that ends at a space.
+pub fn bare(out: &mut Vec<u8>, text: &[u8]) {
+    escaped(out, text, &BARE, |word| others(word, b'!', *b"\"\\"));
+}
 
-const fn table(space: u8, is_field: bool) -> [u8; 256] {
+/// The same, with spaces as underscores.
+pub fn underscored(out: &mut Vec<u8>, text: &[u8]) {
+    escaped(out, text, &UNDERSCORED, |word| others(word, b'!', *b"\"\\"));
+}
+
+/// Appends a whole line from the sender: only line ends and terminal controls are
+/// escaped.
+pub fn line(out: &mut Vec<u8>, text: &[u8]) {
+    escaped(out, text, &LINE, |word| others(word, b' ', []));
+}
+
+const fn table(space: u8, is_field: bool) -> Escapes {
     let mut table = [b'0'; 256];
     let mut byte = 0;
     while byte < 0x20 {
@@ -54,15 +52,17 @@ const fn table(space: u8, is_field: bool) -> [u8; 256] {
     table
 }
 
-/// Appends an escaped text: at most four bytes per byte.
-pub fn escaped(out: &mut Vec<u8>, text: &[u8], table: &Table) {
+/// Appends a text whose plain bytes, of which `others` knows, need no escape.
+#[inline(always)]
+fn escaped(out: &mut Vec<u8>, text: &[u8], escapes: &Escapes, others: impl Fn(u64) -> u64 + Copy) {
     let mut rest = text;
-    while let Some((byte, after)) = (table.plain)(out, rest).split_first() {
-        replaced(out, *byte, table.by[usize::from(*byte)]);
+    while let Some((byte, after)) = append_plain(out, rest, others).split_first() {
+        replaced(out, *byte, escapes[usize::from(*byte)]);
         rest = after;
     }
 }
 
+#[inline(never)]
 fn replaced(out: &mut Vec<u8>, byte: u8, by: u8) {
     let digit = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
     match by {
@@ -77,22 +77,18 @@ fn replaced(out: &mut Vec<u8>, byte: u8, by: u8) {
 mod tests {
     use super::*;
 
-    fn written(text: &[u8], table: &Table) -> Vec<u8> {
-        let mut out = Vec::new();
-        escaped(&mut out, text, table);
-        out
-    }
-
     #[test]
     fn each_kind_of_field_escapes_what_would_end_it() {
         let text = b"a b\"c\\d\ne\rf\tg\0h\x7fi\xffj";
-        for (table, expected) in [
-            (&QUOTED, &b"a b\\\"c\\\\d\\ne\\rf\\tg\\x00h\\x7fi\xffj"[..]),
-            (&BARE, b"a\\x20b\\\"c\\\\d\\ne\\rf\\tg\\x00h\\x7fi\xffj"),
-            (&UNDERSCORED, b"a_b\\\"c\\\\d\\ne\\rf\\tg\\x00h\\x7fi\xffj"),
-            (&LINE, b"a b\"c\\d\\ne\\rf\tg\\x00h\\x7fi\xffj"),
+        for (append, expected) in [
+            (quoted as fn(&mut Vec<u8>, &[u8]), &b"a b\\\"c\\\\d\\ne\\rf\\tg\\x00h\\x7fi\xffj"[..]),
+            (bare, b"a\\x20b\\\"c\\\\d\\ne\\rf\\tg\\x00h\\x7fi\xffj"),
+            (underscored, b"a_b\\\"c\\\\d\\ne\\rf\\tg\\x00h\\x7fi\xffj"),
+            (line, b"a b\"c\\d\\ne\\rf\tg\\x00h\\x7fi\xffj"),
         ] {
-            assert_eq!(written(text, table).escape_ascii().to_string(), expected.escape_ascii().to_string());
+            let mut out = Vec::new();
+            append(&mut out, text);
+            assert_eq!(out.escape_ascii().to_string(), expected.escape_ascii().to_string());
         }
     }
 }

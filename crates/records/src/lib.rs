@@ -14,6 +14,7 @@
 //! | [`audit`] | authorization checks to lines |
 //! | [`envoy`] | entries of Envoy's access log to lines |
 //! | [`otlp`] | OpenTelemetry's log records to lines |
+//! | [`labels`] | the values of a request to a label set of a histogram |
 //!
 //! `record` and `render` do not depend on `protobuf`: another encoding would be a
 //! module beside it.
@@ -21,6 +22,7 @@
 pub mod audit;
 pub mod envoy;
 pub mod formats;
+pub mod labels;
 pub mod otlp;
 pub mod protobuf;
 pub mod record;

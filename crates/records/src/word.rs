@@ -20,9 +20,50 @@ pub(crate) fn short(text: &[u8]) -> u64 {
     }
 }
 
+/// One in each byte of a word.
+pub(crate) const EACH: u64 = 0x0101_0101_0101_0101;
+/// The high bit of each byte.
+pub(crate) const HIGH: u64 = EACH << 7;
+
+/// The index of the first such byte. It is not zero.
+#[inline(always)]
+pub(crate) fn find(text: &[u8], wanted: u8) -> Option<usize> {
+    // The lowest high bit is that of the first equal byte.
+    let equal = |word: u64| {
+        let other = word ^ (EACH * u64::from(wanted));
+        other.wrapping_sub(EACH) & !other & HIGH
+    };
+    let (words, rest) = text.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        match equal(u64::from_le_bytes(*word)) {
+            0 => {}
+            found => return Some(8 * at + found.trailing_zeros() as usize / 8),
+        }
+    }
+    match equal(short(rest)) {
+        0 => None,
+        found => Some(text.len() - rest.len() + found.trailing_zeros() as usize / 8),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_of_a_byte_is_found_wherever_it_stands() {
+        for length in 0..20 {
+            for at in 0..length {
+                for filler in [0x00, b';', b'9', 0xba] {
+                    let mut text = vec![filler; length];
+                    assert_eq!(find(&text, b':'), None);
+                    text[at] = b':';
+                    text[length - 1] = b':';
+                    assert_eq!(find(&text, b':'), Some(at), "{filler}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_word_has_the_first_bytes_of_a_text() {

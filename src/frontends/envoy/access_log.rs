@@ -179,6 +179,8 @@ struct Part<'s> {
     sender: &'s Identifier,
     format: Format,
     observations: Observations,
+    /// The status of an observation.
+    status: Vec<u8>,
     skipped: [u64; 2],
     /// Whether it is the last part.
     is_last: bool,
@@ -191,8 +193,8 @@ struct Empty;
 
 impl<'s> Part<'s> {
     fn new(histogram: &'s Histogram, sender: &'s Identifier, format: Format) -> Self {
-        let (observations, skipped) = Default::default();
-        Self { histogram, sender, format, observations, skipped, is_last: false, malformed: None }
+        let (observations, status, skipped) = Default::default();
+        Self { histogram, sender, format, observations, status, skipped, is_last: false, malformed: None }
     }
 
     /// Renders entries while they fit, and returns the number of lines.
@@ -249,13 +251,13 @@ impl<'s> Part<'s> {
     /// Observes the end of a request.
     fn note(&mut self, entry: &Entry) {
         let Some(seen) = observation::Observation::of(entry) else { return };
-        let mut status = Vec::new();
-        go::int(&mut status, seen.status.into());
+        self.status.clear();
+        go::int(&mut self.status, seen.status.into());
         let observation = Observation {
             url: seen.path,
             host: seen.host,
             method: seen.method.as_bytes(),
-            status: &status,
+            status: &self.status,
             seconds: seen.seconds,
         };
         self.histogram.note(&observation, &mut self.observations);

@@ -1,8 +1,9 @@
 //! Addresses in Envoy's notation.
 
 use super::keys::address;
-use super::operator;
 use crate::protobuf::wire::{Malformed, Reader};
+use crate::render::go;
+use crate::word;
 
 /// The member of the oneof.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,14 +97,17 @@ impl<'a> Address<'a> {
             Kind::Absent => {}
             Kind::Pipe => put(out, self.host),
             Kind::Socket => {
-                let bare = !self.host.contains(&b':');
+                let bare = word::find(self.host, b':').is_none();
                 if !bare {
                     out.push(b'[');
                 }
                 put(out, self.host);
-                out.extend_from_slice(if bare { b":" } else { b"]:" });
+                if !bare {
+                    out.push(b']');
+                }
+                out.push(b':');
                 match self.name {
-                    b"" => operator::number(out, self.port.into()),
+                    b"" => go::int(out, self.port.into()),
                     name => put(out, name),
                 }
             }

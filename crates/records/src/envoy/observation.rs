@@ -2,6 +2,7 @@
 
 use super::entry::Entry;
 use super::operator;
+use crate::labels::without_query;
 
 /// One request: labels and duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,10 +26,8 @@ impl<'a> Observation<'a> {
         if !entry.ends_request() {
             return None;
         }
-        let path = operator::path(entry);
-        let query = path.iter().position(|byte| *byte == b'?').unwrap_or(path.len());
         Some(Self {
-            path: &path[..query],
+            path: without_query(operator::path(entry)),
             host: entry.fields.authority,
             method: operator::method(entry),
             status: entry.fields.response_code,

@@ -1,6 +1,6 @@
 //! Appends text to a buffer in chunks of a constant size, whose copies need no call.
 
-use crate::word;
+use crate::word::{self, EACH, HIGH};
 
 /// From this length on musl's memcpy is faster: it copies fast, but starts slowly.
 const LONG: usize = 256;
@@ -45,9 +45,6 @@ fn padded(out: &mut Vec<u8>, word: u64, length: usize) {
     out.truncate(end);
 }
 
-const EACH: u64 = 0x0101_0101_0101_0101;
-const HIGH: u64 = 0x8080_8080_8080_8080;
-
 /// The high bits of the bytes of a word that are neither printable ASCII from `lowest`
 /// on, except for some bytes. Bits above the lowest one may be wrong.
 #[inline(always)]
@@ -89,10 +86,17 @@ pub fn append_plain<'t>(out: &mut Vec<u8>, text: &'t [u8], others: impl Fn(u64) 
         return &[];
     }
     let word = word::short(rest);
-    let other = others(word | (EACH * b'0' as u64) << (8 * length));
+    let other = others(word | (EACH * u64::from(b'0')) << (8 * length));
     let plain = length.min(other.trailing_zeros() as usize / 8);
     padded(out, word, plain);
     &rest[plain..]
+}
+
+/// Appends a text up to its first byte that is not printable ASCII, or is a quote or a
+/// backslash, and returns the rest. For all callers one copy of the code.
+#[inline(never)]
+pub fn append_unescaped<'t>(out: &mut Vec<u8>, text: &'t [u8]) -> &'t [u8] {
+    append_plain(out, text, |word| others(word, b' ', *b"\"\\"))
 }
 
 #[cfg(test)]

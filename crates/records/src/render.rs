@@ -25,56 +25,56 @@ pub enum Format {
 
 /// A format, applied to one request.
 #[derive(Debug)]
-pub struct Style {
+pub struct Style<'t> {
     format: Format,
-    received_at: Vec<u8>,
+    template: &'t Template,
+    /// Rendered members that all instances share; empty in text.
+    shared: Vec<u8>,
+    /// Upper bound of the bytes of an instance that are not values.
+    around: usize,
 }
 
-impl Style {
+impl<'t> Style<'t> {
     /// For a request received now.
-    pub fn new(format: Format) -> Self {
-        let mut received_at = Vec::new();
-        if format == Format::Json {
-            go::now(&mut received_at);
-        }
-        Self { format, received_at }
+    pub fn new(format: Format, template: &'t Template) -> Self {
+        let shared = match format {
+            Format::Text => Vec::new(),
+            Format::Json => json::shared(template),
+        };
+        let columns = template.columns.iter().map(|column| column.label.len() + column.key.len() + 8);
+        let around = 64 + shared.len() + columns.sum::<usize>();
+        Self { format, template, shared, around }
     }
 
     /// The text before the instances. `file_path` is the handler's param, as
     /// received.
-    pub fn head(&self, template: &Template, file_path: &[u8], out: &mut Vec<u8>) {
+    pub fn head(&self, file_path: &[u8], out: &mut Vec<u8>) {
         if self.format == Format::Text {
-            text::head(out, template, file_path);
+            text::head(out, self.template, file_path);
         }
     }
 
     /// One instance.
-    pub fn instance(&self, template: &Template, record: &Record, out: &mut Vec<u8>) {
+    pub fn instance(&self, record: &Record, out: &mut Vec<u8>) {
         match self.format {
-            Format::Text => text::instance(out, template, record),
-            Format::Json => json::instance(out, template, record, &self.received_at),
+            Format::Text => text::instance(out, self.template, record),
+            Format::Json => json::instance(out, self.template, record, &self.shared),
         }
     }
 
     /// Upper bound of a rendered instance of this many bytes. A time without its
     /// inner message grows most: from six bytes to a hundred.
-    pub fn at_most(&self, template: &Template, instance: usize) -> usize {
-        self.around(template) + template.columns.len() * record::MAX_GROWTH + 20 * instance
+    pub fn at_most(&self, instance: usize) -> usize {
+        self.around + self.template.columns.len() * record::MAX_GROWTH + 20 * instance
     }
 
     /// A tighter upper bound for this instance, which takes longer to compute.
-    pub fn measure(&self, template: &Template, record: &Record, instance: &[u8]) -> usize {
+    pub fn measure(&self, record: &Record, instance: &[u8]) -> usize {
         let grown: usize = match self.format {
             Format::Text => 0,
             Format::Json => instance.utf8_chunks().map(|chunk| json::growth(&chunk)).sum(),
         };
-        self.around(template) + instance.len() + grown + record.growth()
-    }
-
-    /// Upper bound of the bytes that are not values.
-    fn around(&self, template: &Template) -> usize {
-        let columns = template.columns.iter().map(|column| column.label.len() + column.key.len() + 8);
-        64 + template.name.len() + self.received_at.len() + columns.sum::<usize>()
+        self.around + instance.len() + grown + record.growth()
     }
 
     /// The text after the last instance.

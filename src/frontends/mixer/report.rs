@@ -70,15 +70,15 @@ impl<'a> Report<'a> {
     ) -> Result<(), Refusal> {
         let start = out.len();
         let limit = start + MAX_RENDERED;
-        let style = Style::new(format);
-        style.head(template, self.config.file_path(), out);
+        let style = Style::new(format, template);
+        style.head(self.config.file_path(), out);
         let whole = walk::instances(self.message, template, &mut |record, instance| {
-            if style.at_most(template, instance.len()) > out.capacity() - out.len()
-                && !make_room(style.measure(template, record, instance), limit, out)
+            if style.at_most(instance.len()) > out.capacity() - out.len()
+                && !make_room(style.measure(record, instance), limit, out)
             {
                 return false;
             }
-            style.instance(template, record, out);
+            style.instance(record, out);
             note(record);
             out.len() <= limit
         });
@@ -126,9 +126,9 @@ pub fn render_one(
     out: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
     let start = out.len();
-    let style = Style::new(format);
-    style.head(template, file_path, out);
-    style.instance(template, record, out);
+    let style = Style::new(format, template);
+    style.head(file_path, out);
+    style.instance(record, out);
     style.tail(out);
     if out.len() - start > MAX_RENDERED { Err(too_long()) } else { Ok(()) }
 }

@@ -4,6 +4,7 @@
 use super::keys::google;
 use crate::protobuf::object::{self, Pairs};
 use crate::protobuf::wire::{Malformed, Reader};
+use crate::render::append::append;
 use crate::render::json;
 
 /// The key of a Struct's pairs.
@@ -56,7 +57,7 @@ fn value<'a>(
         Member::Null => out.extend_from_slice(b"null"),
         Member::Number(number) => json::number(out, number),
         Member::String(text) => json::string(out, text),
-        Member::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+        Member::Bool(truth) => append(out, if truth { b"true" } else { b"false" }),
         Member::Struct(fields) => return object::object(out, pairs, (fields, FIELDS), depth, value),
         Member::List(values) => {
             return object::list(out, pairs, (values, google::LIST_VALUES), depth, value);

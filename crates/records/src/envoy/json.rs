@@ -56,36 +56,36 @@ const ACCESS_LOG_TYPES: [&str; 15] = [
 
 /// Appends one entry.
 pub(super) fn line<'a>(out: &mut Vec<u8>, entry: &mut Entry<'a>, identifier: &Identifier) {
-    member(out, b"{\"authority\":", Authority.of(entry));
-    member(out, b",\"bytes_received\":", BytesReceived.of(entry));
-    member(out, b",\"bytes_sent\":", BytesSent.of(entry));
-    member(out, b",\"connection_termination_details\":", ConnectionTerminationDetails.of(entry));
-    member(out, b",\"downstream_local_address\":", DownstreamLocalAddress.of(entry));
-    member(out, b",\"downstream_remote_address\":", DownstreamRemoteAddress.of(entry));
-    member(out, b",\"duration\":", Duration.of(entry));
-    member(out, b",\"method\":", Method.of(entry));
-    member(out, b",\"path\":", Path.of(entry));
-    member(out, b",\"protocol\":", Protocol.of(entry));
-    member(out, b",\"request_id\":", RequestId.of(entry));
-    member(out, b",\"requested_server_name\":", RequestedServerName.of(entry));
-    member(out, b",\"response_code\":", ResponseCode.of(entry));
-    member(out, b",\"response_code_details\":", ResponseCodeDetails.of(entry));
-    member(out, b",\"response_flags\":", ResponseFlags.of(entry));
-    member(out, b",\"route_name\":", RouteName.of(entry));
-    member(out, b",\"start_time\":", StartTime.of(entry));
-    member(out, b",\"upstream_cluster\":", UpstreamCluster.of(entry));
-    member(out, b",\"upstream_host\":", UpstreamHost.of(entry));
-    member(out, b",\"upstream_local_address\":", UpstreamLocalAddress.of(entry));
-    member(out, b",\"upstream_service_time\":", UpstreamServiceTime.of(entry));
-    member(out, b",\"upstream_transport_failure_reason\":", UpstreamTransportFailureReason.of(entry));
-    member(out, b",\"user_agent\":", UserAgent.of(entry));
-    member(out, b",\"x_forwarded_for\":", XForwardedFor.of(entry));
-    out.extend_from_slice(identifier.members());
+    member(out, "{\"authority\":", Authority.of(entry));
+    member(out, ",\"bytes_received\":", BytesReceived.of(entry));
+    member(out, ",\"bytes_sent\":", BytesSent.of(entry));
+    member(out, ",\"connection_termination_details\":", ConnectionTerminationDetails.of(entry));
+    member(out, ",\"downstream_local_address\":", DownstreamLocalAddress.of(entry));
+    member(out, ",\"downstream_remote_address\":", DownstreamRemoteAddress.of(entry));
+    member(out, ",\"duration\":", Duration.of(entry));
+    member(out, ",\"method\":", Method.of(entry));
+    member(out, ",\"path\":", Path.of(entry));
+    member(out, ",\"protocol\":", Protocol.of(entry));
+    member(out, ",\"request_id\":", RequestId.of(entry));
+    member(out, ",\"requested_server_name\":", RequestedServerName.of(entry));
+    member(out, ",\"response_code\":", ResponseCode.of(entry));
+    member(out, ",\"response_code_details\":", ResponseCodeDetails.of(entry));
+    member(out, ",\"response_flags\":", ResponseFlags.of(entry));
+    member(out, ",\"route_name\":", RouteName.of(entry));
+    member(out, ",\"start_time\":", StartTime.of(entry));
+    member(out, ",\"upstream_cluster\":", UpstreamCluster.of(entry));
+    member(out, ",\"upstream_host\":", UpstreamHost.of(entry));
+    member(out, ",\"upstream_local_address\":", UpstreamLocalAddress.of(entry));
+    member(out, ",\"upstream_service_time\":", UpstreamServiceTime.of(entry));
+    member(out, ",\"upstream_transport_failure_reason\":", UpstreamTransportFailureReason.of(entry));
+    member(out, ",\"user_agent\":", UserAgent.of(entry));
+    member(out, ",\"x_forwarded_for\":", XForwardedFor.of(entry));
+    append(out, identifier.members());
     out.extend_from_slice(b",\"access_log_type\":");
     access_log_type(out, entry.fields.access_log_type);
     match entry.has_pairs() {
         true => maps(out, entry),
-        false => out.extend_from_slice(NO_MAPS),
+        false => append(out, NO_MAPS),
     }
     out.extend_from_slice(b",\"stream_id\":");
     json::string_or_null(out, entry.fields.stream_id);
@@ -106,11 +106,10 @@ fn maps(out: &mut Vec<u8>, entry: &mut Entry) {
     }
 }
 
-/// Appends the text before an operator, and its value. Inlined, so that the code for
-/// other kinds of values vanishes.
-#[inline(always)]
-fn member<const N: usize>(out: &mut Vec<u8>, before: &[u8; N], said: Said) {
-    out.extend_from_slice(before);
+/// Appends the text before an operator, and its value.
+#[inline(never)]
+fn member(out: &mut Vec<u8>, before: &str, said: Said) {
+    append(out, before.as_bytes());
     match said {
         Said::Text(text) => json::string_or_null(out, text),
         Said::Reason(text) => reason(out, text),

@@ -6,6 +6,7 @@ use super::value;
 use crate::protobuf::object::{self, Pairs};
 use crate::protobuf::wire::{Malformed, Reader};
 use crate::record::Instant;
+use crate::render::append::append;
 use crate::render::grammar::{Grammar, line_agrees};
 use crate::render::{go, json};
 
@@ -38,9 +39,9 @@ pub(super) fn line<'a>(
     out.extend_from_slice(b",\"attributes\":");
     object::of_pairs(out, pairs, 0, 0, value::any);
     out.extend_from_slice(b",\"resource\":");
-    out.extend_from_slice(resource);
+    append(out, resource);
     out.extend_from_slice(b",\"scope\":");
-    out.extend_from_slice(scope);
+    append(out, scope);
     out.extend_from_slice(b",\"trace_id\":");
     id(out, record.trace_id);
     out.extend_from_slice(b",\"span_id\":");
@@ -67,7 +68,7 @@ fn severity(out: &mut Vec<u8>, record: &LogRecord) {
         0 => out.extend_from_slice(b"null"),
         number @ 1..=24 => {
             out.push(b'"');
-            out.extend_from_slice(NAMES[(number as usize - 1) / 4].as_bytes());
+            append(out, NAMES[(number as usize - 1) / 4].as_bytes());
             // INFO, INFO2, INFO3, INFO4.
             if number % 4 != 1 {
                 go::int(out, i64::from(number - 1) % 4 + 1);

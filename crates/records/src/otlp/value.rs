@@ -3,6 +3,7 @@
 use super::keys::value;
 use crate::protobuf::object::{self, Pairs};
 use crate::protobuf::wire::{Malformed, Reader};
+use crate::render::append::append;
 use crate::render::{go, json};
 
 /// The last member of an AnyValue.
@@ -59,7 +60,7 @@ pub(super) fn any<'a>(
     match member(message)? {
         Member::Absent => out.extend_from_slice(b"null"),
         Member::String(text) => json::string(out, text),
-        Member::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+        Member::Bool(truth) => append(out, if truth { b"true" } else { b"false" }),
         Member::Int(number) => go::int(out, number),
         Member::Double(number) => json::number(out, number),
         Member::Bytes(bytes) => json::base64(out, bytes),

@@ -1,75 +1,60 @@
 //! Escapes values in a line of text, so that a line stays one line and a field one
 //! field. Non-ASCII bytes are kept.
 
-use super::append::{append_plain, others};
-
-/// The escape of each byte: the byte after the backslash, or `x` for two hexadecimal
-/// digits, `0` to keep the byte, `_` for an underscore.
-type Escapes = [u8; 256];
-
-static QUOTED: Escapes = table(b'0', true);
-static BARE: Escapes = table(b'x', true);
-static UNDERSCORED: Escapes = table(b'_', true);
-static LINE: Escapes = table(b'0', false);
+use super::append::{append_plain, append_unescaped, others};
 
 /// Appends the text of a quoted field: at most four bytes per byte, as all of these.
 pub fn quoted(out: &mut Vec<u8>, text: &[u8]) {
-    escaped(out, text, &QUOTED, |word| others(word, b' ', *b"\"\\"));
+    let mut rest = append_unescaped(out, text);
+    while let Some((byte, after)) = rest.split_first() {
+        escape(out, *byte);
+        rest = append_unescaped(out, after);
+    }
 }
 
 /// Appends the text of a field that ends at a space.
+#[inline(never)]
 pub fn bare(out: &mut Vec<u8>, text: &[u8]) {
-    escaped(out, text, &BARE, |word| others(word, b'!', *b"\"\\"));
+    let mut rest = text;
+    while let Some((byte, after)) = append_plain(out, rest, |word| others(word, b'!', *b"\"\\")).split_first()
+    {
+        escape(out, *byte);
+        rest = after;
+    }
 }
 
-/// The same, with spaces as underscores.
+/// The same with underscores for spaces: no escape has a space.
+#[inline(never)]
 pub fn underscored(out: &mut Vec<u8>, text: &[u8]) {
-    escaped(out, text, &UNDERSCORED, |word| others(word, b'!', *b"\"\\"));
+    let start = out.len();
+    quoted(out, text);
+    out[start..].iter_mut().filter(|byte| **byte == b' ').for_each(|byte| *byte = b'_');
 }
 
 /// Appends a whole line from the sender: only line ends and terminal controls are
 /// escaped.
 pub fn line(out: &mut Vec<u8>, text: &[u8]) {
-    escaped(out, text, &LINE, |word| others(word, b' ', []));
-}
-
-const fn table(space: u8, is_field: bool) -> Escapes {
-    let mut table = [b'0'; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        table[byte] = b'x';
-        byte += 1;
-    }
-    table[0x7f] = b'x';
-    table[b'\n' as usize] = b'n';
-    table[b'\r' as usize] = b'r';
-    table[b'\t' as usize] = if is_field { b't' } else { b'0' };
-    table[b' ' as usize] = space;
-    if is_field {
-        table[b'"' as usize] = b'"';
-        table[b'\\' as usize] = b'\\';
-    }
-    table
-}
-
-/// Appends a text whose plain bytes, of which `others` knows, need no escape.
-#[inline(always)]
-fn escaped(out: &mut Vec<u8>, text: &[u8], escapes: &Escapes, others: impl Fn(u64) -> u64 + Copy) {
     let mut rest = text;
-    while let Some((byte, after)) = append_plain(out, rest, others).split_first() {
-        replaced(out, *byte, escapes[usize::from(*byte)]);
+    while let Some((byte, after)) = append_plain(out, rest, |word| others(word, b' ', [])).split_first() {
+        match byte {
+            b'\t' => out.push(b'\t'),
+            byte => escape(out, *byte),
+        }
         rest = after;
     }
 }
 
+/// Appends a byte that is not plain.
 #[inline(never)]
-fn replaced(out: &mut Vec<u8>, byte: u8, by: u8) {
+fn escape(out: &mut Vec<u8>, byte: u8) {
     let digit = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
-    match by {
-        b'0' => out.push(byte),
-        b'_' => out.push(b'_'),
-        b'x' => out.extend_from_slice(&[b'\\', b'x', digit(byte >> 4), digit(byte & 15)]),
-        letter => out.extend_from_slice(&[b'\\', letter]),
+    match byte {
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+        0..=b' ' | 0x7f => out.extend_from_slice(&[b'\\', b'x', digit(byte >> 4), digit(byte & 15)]),
+        _ => out.push(byte),
     }
 }
 

@@ -167,7 +167,7 @@ fn span(out: &mut Vec<u8>, nanos: i64) {
     }
     int(out, whole as i64);
     fraction(out, nanos % unit, places);
-    out.extend_from_slice(name.as_bytes());
+    append(out, name.as_bytes());
 }
 
 /// `.` and `places` digits of a fraction, without trailing zeros.
@@ -175,14 +175,17 @@ fn fraction(out: &mut Vec<u8>, mut value: u64, places: usize) {
     if value == 0 {
         return;
     }
-    let mut digits = [b'0'; 9];
-    for digit in digits[..places].iter_mut().rev() {
+    let (mut digits, mut used) = ([b'0'; 9], places);
+    while value % 10 == 0 {
+        value /= 10;
+        used -= 1;
+    }
+    for digit in digits[..used].iter_mut().rev() {
         *digit = b'0' + (value % 10) as u8;
         value /= 10;
     }
-    let used = places - digits[..places].iter().rev().take_while(|digit| **digit == b'0').count();
     out.push(b'.');
-    out.extend_from_slice(&digits[..used]);
+    append(out, &digits[..used]);
 }
 
 /// A `google.protobuf.Timestamp` in RFC 3339: UTC, up to nine fractional digits,
@@ -211,20 +214,20 @@ pub fn is_time(value: Instant) -> bool {
 
 /// Seconds since 1970 as `2006-01-02T15:04:05`, within the years 1 to 9999.
 pub fn second(out: &mut Vec<u8>, seconds: i64) {
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u64);
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u32);
     let (year, month, day) = civil(days);
     let mut text = *b"0000-00-00T00:00:00";
     for (at, number) in [
-        (0, year as u64 / 100),
-        (2, year as u64 % 100),
-        (5, month as u64),
-        (8, day as u64),
+        (0, year / 100),
+        (2, year % 100),
+        (5, month),
+        (8, day),
         (11, of_day / 3600),
         (14, of_day / 60 % 60),
         (17, of_day % 60),
     ] {
-        text[at] = b'0' + (number / 10) as u8;
-        text[at + 1] = b'0' + (number % 10) as u8;
+        // Two digits.
+        [text[at], text[at + 1]] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
     }
     out.extend_from_slice(&text);
 }
@@ -236,17 +239,21 @@ pub fn now(out: &mut Vec<u8>) {
     let _ = write!(out, ".{:06}Z", now.subsec_micros());
 }
 
-/// The date of a day counted from 1970-01-01, by the 400-year cycle of 146,097
-/// days, with years that begin in March so that the leap day comes last.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+/// The date of a day counted from 1970-01-01, from 0000-03-01 to beyond the year 9999,
+/// with years that begin in March so that the leap day comes last.
+///
+/// The multiplications are those of Neri and Schneider, "Euclidean affine functions and
+/// their application to calendar algorithms" (2023).
+fn civil(days: i64) -> (u32, u32, u32) {
+    let quarters = 4 * (days + 719_468) as u32 + 3;
+    let (century, of_century) = (quarters / 146_097, quarters % 146_097 | 3);
+    let years = u64::from(of_century) * 2_939_745;
+    let (year_of_century, of_year) = ((years >> 32) as u32, years as u32 / 2_939_745 / 4);
+    let months = of_year * 2_141 + 197_913;
+    let (march_month, day) = (months >> 16, (months & 0xffff) / 2_141 + 1);
+    let is_next = of_year >= 306;
+    let month = if is_next { march_month - 12 } else { march_month };
+    (century * 100 + year_of_century + u32::from(is_next), month, day)
 }
 
 #[cfg(test)]
@@ -517,15 +524,17 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_eight_centuries_follows_the_last() {
-        let mut last = civil(-146_097);
-        for day in -146_096..146_097 {
+    fn every_day_of_the_years_1_to_9999_follows_the_last() {
+        let mut last = civil(-719_162);
+        assert_eq!(last, (1, 1, 1));
+        for day in -719_161..=2_932_896 {
             let (year, month, of_month) = civil(day);
             let expected_next = of_month == last.2 + 1 && (year, month) == (last.0, last.1);
             let new_month = of_month == 1 && (last.2 >= 28) && (month == last.1 % 12 + 1);
             assert!(expected_next || new_month, "day {day}: {last:?} then {:?}", (year, month, of_month));
             last = (year, month, of_month);
         }
+        assert_eq!(last, (9999, 12, 31));
         assert_eq!(civil(0), (1970, 1, 1));
     }
 }

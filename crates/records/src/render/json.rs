@@ -1,9 +1,9 @@
 //! JSON Lines: one object per instance, one line per object, always valid UTF-8.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 
-use super::append::{append_plain, others};
+use super::append::{append, append_unescaped};
 use super::go;
 use super::grammar::{Grammar, line_agrees};
 use crate::record::{Record, Value};
@@ -15,18 +15,24 @@ const INSTANCE: &[u8] = b"{\"instance\":";
 /// A record starts with its first key and ends with a newline.
 pub const GRAMMAR: Grammar = Grammar { starts: |line| line_agrees(line, INSTANCE), endings: &[b"\n"] };
 
-/// One instance. `received_at` is shared by all instances of a request.
-pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record, received_at: &[u8]) {
+/// The members that all instances of a request share, for one received now.
+pub fn shared(template: &Template) -> Vec<u8> {
+    let mut out = b",\"template\":\"".to_vec();
+    append(&mut out, template.name.as_bytes());
+    out.extend_from_slice(b"\",\"received_at\":\"");
+    go::now(&mut out);
+    out.push(b'"');
+    out
+}
+
+/// One instance, with the members that all share.
+pub fn instance(out: &mut Vec<u8>, template: &Template, record: &Record, shared: &[u8]) {
     out.extend_from_slice(INSTANCE);
     string(out, record.name);
-    out.extend_from_slice(b",\"template\":\"");
-    out.extend_from_slice(template.name.as_bytes());
-    out.extend_from_slice(b"\",\"received_at\":\"");
-    out.extend_from_slice(received_at);
-    out.push(b'"');
+    append(out, shared);
     for (column, shown) in template.columns.iter().zip(&record.values) {
         out.extend_from_slice(b",\"");
-        out.extend_from_slice(column.key.as_bytes());
+        append(out, column.key.as_bytes());
         out.extend_from_slice(b"\":");
         value(out, record, *shown);
     }
@@ -40,7 +46,7 @@ fn value(out: &mut Vec<u8>, record: &Record, shown: Value) {
         Value::Int(number) => go::int(out, number),
         Value::Double(number) if number.is_finite() => go::float(out, number),
         Value::Double(number) => in_quotes(out, |out| go::float(out, number)),
-        Value::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+        Value::Bool(truth) => append(out, if truth { b"true" } else { b"false" }),
         Value::Ip(bytes) => in_quotes(out, |out| address(out, bytes)),
         Value::Time(moment) => in_quotes(out, |out| go::timestamp(out, moment)),
         Value::Duration(span) => in_quotes(out, |out| go::duration(out, span)),
@@ -91,15 +97,25 @@ pub fn string(out: &mut Vec<u8>, text: &[u8]) {
 
 /// The content of a string, without its quotes.
 pub fn within_string(out: &mut Vec<u8>, text: &[u8]) {
-    let text = append_plain(out, text, |word| others(word, b' ', *b"\"\\"));
-    if text.is_empty() {
-        return;
+    let mut rest = append_unescaped(out, text);
+    while let Some((byte, after)) = rest.split_first() {
+        if !byte.is_ascii() {
+            return beyond_ascii(out, rest);
+        }
+        escape(out, *byte);
+        rest = append_unescaped(out, after);
     }
-    if std::str::from_utf8(text).is_ok() {
-        return escaped(out, text);
-    }
+}
+
+/// The same from the first byte beyond ASCII on.
+#[inline(never)]
+fn beyond_ascii(out: &mut Vec<u8>, text: &[u8]) {
     for chunk in text.utf8_chunks() {
-        escaped(out, chunk.valid().as_bytes());
+        let mut rest = append_unescaped(out, chunk.valid().as_bytes());
+        while let Some((byte, after)) = rest.split_first() {
+            escape(out, *byte);
+            rest = append_unescaped(out, after);
+        }
         if !chunk.invalid().is_empty() {
             out.extend_from_slice("\u{fffd}".as_bytes());
         }
@@ -150,22 +166,18 @@ pub fn number(out: &mut Vec<u8>, number: f64) {
     }
 }
 
-fn escaped(out: &mut Vec<u8>, text: &[u8]) {
-    let mut rest = text;
-    while let Some((byte, after)) = append_plain(out, rest, |word| others(word, b' ', *b"\"\\")).split_first()
-    {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            0..0x20 => {
-                let digit = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
-            }
-            _ => out.push(*byte),
+/// One byte of a string that is not plain.
+fn escape(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        0..0x20 => {
+            let digit = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
         }
-        rest = after;
+        _ => out.push(byte),
     }
 }
 
@@ -182,14 +194,28 @@ pub fn growth(chunk: &std::str::Utf8Chunk) -> usize {
 /// An address in its usual notation; an IPv4-mapped one as IPv4; bytes of another
 /// length in hexadecimal.
 pub fn address(out: &mut Vec<u8>, bytes: &[u8]) {
-    let _ = if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
-        write!(out, "{}", Ipv4Addr::from(octets))
-    } else if let Ok(octets) = <[u8; 16]>::try_from(bytes) {
-        write!(out, "{}", Ipv6Addr::from(octets).to_canonical())
-    } else {
+    if let Ok(octets) = bytes.try_into() {
+        return four(out, octets);
+    }
+    let Ok(octets) = <[u8; 16]>::try_from(bytes) else {
         out.extend_from_slice(b"0x");
-        bytes.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+        return bytes.iter().for_each(|byte| drop(write!(out, "{byte:02x}")));
     };
+    let six = Ipv6Addr::from(octets);
+    match six.to_ipv4_mapped() {
+        Some(mapped) => four(out, mapped.octets()),
+        None => drop(write!(out, "{six}")),
+    }
+}
+
+/// An IPv4 address.
+fn four(out: &mut Vec<u8>, octets: [u8; 4]) {
+    for (at, octet) in octets.into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        go::int(out, octet.into());
+    }
 }
 
 #[cfg(test)]
@@ -265,10 +291,10 @@ mod tests {
         record.push_entry(1, b"a", Value::String(b"x\ny"));
         record.close();
         let mut out = Vec::new();
-        instance(&mut out, &TEMPLATE, &record, b"2020-01-01T00:00:00Z");
+        instance(&mut out, &TEMPLATE, &record, b",\"shared\":1");
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "{\"instance\":\"i.instance.ns\",\"template\":\"test\",\"received_at\":\"2020-01-01T00:00:00Z\",\
+            "{\"instance\":\"i.instance.ns\",\"shared\":1,\
              \"value\":7,\"dimensions\":{\"a\":\"x\\ny\",\"b\":false}}\n"
         );
     }

@@ -66,11 +66,11 @@ pub fn tail(out: &mut Vec<u8>) {
 /// A value in its usual notation.
 pub fn plain(out: &mut Vec<u8>, record: &Record, shown: Value) {
     match shown {
-        Value::Bool(truth) => out.extend_from_slice(if truth { b"true" } else { b"false" }),
+        Value::Bool(truth) => append(out, if truth { b"true" } else { b"false" }),
         Value::Ip(bytes) => json::address(out, bytes),
         Value::Time(moment) => go::timestamp(out, moment),
         Value::Duration(span) => go::duration(out, span),
-        Value::Email(text) | Value::Dns(text) | Value::Uri(text) => out.extend_from_slice(text),
+        Value::Email(text) | Value::Dns(text) | Value::Uri(text) => append(out, text),
         other => value(out, record, other),
     }
 }

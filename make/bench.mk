@@ -10,7 +10,7 @@ examples: build
 	$(CARGO) build --release --locked --target $(TARGET) --example spawn
 
 .PHONY: bench
-bench: examples ## measure load, memory, start and idling (BENCH=--quick)
+bench: examples ## measure load, memory, start and idling (BENCH=--quick; BENCH='--body NAME' for one load)
 	@./checks/bench/run $(BENCH) '$(BINARY)' '$(RELEASE)/examples/floor' '$(RELEASE)/examples/spawn'
 
 .PHONY: tls-bench

@@ -57,9 +57,9 @@ class Body:
         self.arguments = arguments
         self.name, self.template, self.message, self.instances = name, template, message, instances
         self.path = PATHS[template]
-        # How many records it becomes.
-        self.appends = instances if template in ("als-http", "otlp-logs") else int(
-            template not in ("authorization", "ext-authz"))
+        # How many records it becomes: lines, or one text of all instances.
+        has_lines = template in ("als-http", "otlp-logs") or arguments
+        self.appends = instances if has_lines else int(template not in ("authorization", "ext-authz"))
 
     def framed(self):
         """As gRPC sends it: uncompressed, its length, the message."""
@@ -95,12 +95,15 @@ def recorded(template, number):
     return Body(f"{template}-{number}", template, message, instances)
 
 
-def logs(folder, name, entries, output=None):
+def logs(folder, name, entries):
     """A message of an access log, a stream of its own, or an export."""
     message = (CAPTURES / "envoy" / folder / f"{name}.bin").read_bytes()
-    arguments = ("--format", output) if output else ()
-    name = "-".join(filter(None, (folder, name[:2], output)))
-    return Body(name, folder, message, entries, arguments)
+    return Body(f"{folder}-{name[:2]}", folder, message, entries)
+
+
+def in_json(body):
+    """The same, to be rendered as JSON."""
+    return Body(f"{body.name}-json", body.template, body.message, body.instances, ("--format", "json"))
 
 
 def check(name):
@@ -129,18 +132,22 @@ def bodies():
     return [
         recorded("metric", "001"),
         recorded("metric", "027"),
+        in_json(recorded("metric", "027")),
         plain(100),
+        in_json(plain(100)),
         recorded("logentry", "001"),
         recorded("authorization", "001"),
         # Denied: the adapter has no key.
         check("01-get-istio-default-allowed"),
         logs("als-http", "61-batch-58-entries", 41),
-        logs("als-http", "61-batch-58-entries", 41, "json"),
+        in_json(logs("als-http", "61-batch-58-entries", 41)),
         logs("otlp-logs", "16-batch-of-40", 40),
-        logs("otlp-logs", "16-batch-of-40", 40, "json"),
+        in_json(logs("otlp-logs", "16-batch-of-40", 40)),
         # 18 values in each instance, of a metric and of a log entry.
         repeated("metric", "021", 20),
+        in_json(repeated("metric", "021", 20)),
         repeated("logentry", "001", 20),
+        in_json(repeated("logentry", "001", 20)),
     ]
 
 
@@ -215,7 +222,7 @@ class Server:
         for file in self._files():
             data = file.read_bytes()
             size += len(data)
-            records += len(re.findall(rb'(?m)^(?:Handle\w+ invoked with:$|\[20|\{"(?:authority|time)":)', data))
+            records += len(re.findall(rb'(?m)^(?:Handle\w+ invoked with:$|\[20|\{"(?:authority|time|instance)":)', data))
         return size, records
 
     def empty(self):

@@ -39,7 +39,7 @@ use tonic::{Code, Status};
 
 use self::budget::{Budget, timeout};
 use self::callers::Callers;
-use self::calls::Calls;
+use self::calls::{Calls, Pending};
 use self::connection::Connection;
 use self::health::Health;
 use self::messages::{Message, Messages};
@@ -114,30 +114,27 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
         }
         messages.terms = handler.terms(SERVICES[service].needs_volume);
         let name = SERVICES[service].name;
+        let answered = self.services.calls.begin(service);
         let dispatcher = self.clone();
-        Box::pin(async move {
-            let answered = dispatcher.services.calls.begin(service);
-            let outcome = match handler {
-                Handler::AccessLog => {
-                    let stream = Stream::new(Arc::clone(&dispatcher.services.log));
-                    let counters = Arc::clone(&dispatcher.services.counters);
-                    // The stream logs what it refuses, with the name of its node.
-                    let refused = move |refusal: &Refusal| {
-                        counters.count(refusal.reason);
-                        status(refusal)
-                    };
-                    let taken = Box::pin(streams::take(messages, stream, refused)).await;
-                    taken.map_err(|status| dispatcher.unread(name, status))
-                }
-                _ => {
-                    let outcome = dispatcher.answer(name, handler, &mut messages).await;
-                    messages.discard();
-                    outcome
-                }
-            };
-            answered.with(outcome.as_ref().err().map_or(Code::Ok, Status::code));
-            Ok(outcome.map_or_else(|status| refused(status, handler.unpacks()), Reply::into_response))
-        })
+        match handler {
+            Handler::AccessLog => {
+                let (stream, counters) = (Stream::new(Arc::clone(&self.services.log)), dispatcher.clone());
+                // The stream logs what it refuses, with the name of its node.
+                let outcome = streams::take(messages, stream, move |refusal| {
+                    counters.services.counters.count(refusal.reason);
+                    status(refusal)
+                });
+                Box::pin(async move {
+                    let outcome = outcome.await.map_err(|status| dispatcher.unread(name, status));
+                    Ok(response(answered, outcome, handler.unpacks()))
+                })
+            }
+            _ => Box::pin(async move {
+                let outcome = dispatcher.answer(name, handler, &mut messages).await;
+                messages.discard();
+                Ok(response(answered, outcome, handler.unpacks()))
+            }),
+        }
     }
 }
 
@@ -338,6 +335,12 @@ fn is_grpc(kind: &HeaderValue) -> bool {
     ["application/grpc", "application/grpc+proto"]
         .iter()
         .any(|known| kind.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// The response to a call, which is counted.
+fn response(answered: Pending, outcome: Result<Reply, Status>, unpacks: bool) -> Response<Reply> {
+    answered.with(outcome.as_ref().err().map_or(Code::Ok, Status::code));
+    outcome.map_or_else(|status| refused(status, unpacks), Reply::into_response)
 }
 
 fn empty(status: StatusCode) -> Response<Reply> {

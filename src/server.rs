@@ -25,6 +25,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,7 +37,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use self::socket::Socket;
@@ -154,24 +155,12 @@ where
 {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Places::new(limits.connections, Arc::clone(&limits.told));
-    let (listening, shutdown) = watch::channel(());
     let start = |stream: TcpStream, place| {
         let open = limits.connections as usize - places.free.available_permits();
-        let ending = Ending {
-            shutdown: shutdown.clone(),
-            crowded: Arc::clone(&places.crowded),
-            age: limits.connection_age,
-        };
+        let ending = Ending { signal: places.signal.subscribe(), age: limits.connection_age };
         let peer = stream.peer_addr().map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical());
-        let connection = Arc::new(Connection::of(peer));
-        let connection = serve_connection(stream, connection, service.clone(), limits.clone(), ending, open);
-        limits.open.0.increment();
-        let counted = Arc::clone(&limits.open);
-        tokio::spawn(async move {
-            connection.await;
-            counted.0.decrement();
-            drop(place);
-        });
+        let counted = Open::new(Arc::new(Connection::of(peer)), Arc::clone(&limits.open), place);
+        tokio::spawn(serve_connection(stream, service.clone(), limits.clone(), counted, open, ending));
     };
     // Accepted, waiting for a slot.
     let mut next = None;
@@ -181,7 +170,9 @@ where
                 next = Some(accept(&listener).await);
             }
             let place = places.place().await;
-            next.take().into_iter().for_each(|stream| start(stream, place.clone()));
+            if let Some(stream) = next.take() {
+                start(stream, place);
+            }
         }
     };
     tokio::select! {
@@ -196,10 +187,11 @@ where
         start(stream, place);
     }
     drop(listener);
+    let Places { free, signal, .. } = places;
     // Only after the listener is closed, so that a peer reaches the next process at
     // once.
-    drop(listening);
-    let _ = places.free.acquire_many(limits.connections).await;
+    drop(signal);
+    let _ = free.acquire_many(limits.connections).await;
     Ok(())
 }
 
@@ -222,33 +214,34 @@ fn accept_now(listener: &TcpListener) -> Option<TcpStream> {
 /// Connection slots.
 struct Places {
     free: Arc<Semaphore>,
-    /// Notified while a connection waits for a slot.
-    crowded: Arc<Notify>,
+    /// Sent to all connections while another waits for a slot; closed when the server
+    /// shuts down.
+    signal: watch::Sender<()>,
     told: Arc<Once>,
 }
 
 impl Places {
     fn new(connections: u32, told: Arc<Once>) -> Self {
-        Self { free: Arc::new(Semaphore::new(connections as usize)), crowded: Arc::default(), told }
+        Self { free: Arc::new(Semaphore::new(connections as usize)), signal: watch::Sender::new(()), told }
     }
 
-    fn free_place(&self) -> Option<Arc<OwnedSemaphorePermit>> {
-        Arc::clone(&self.free).try_acquire_owned().ok().map(Arc::new)
+    fn free_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_owned().ok()
     }
 
     /// Waits for a slot. While none is free, idle connections are asked to close.
-    async fn place(&self) -> Arc<OwnedSemaphorePermit> {
+    async fn place(&self) -> OwnedSemaphorePermit {
         loop {
             let place = Arc::clone(&self.free).acquire_owned();
             match tokio::time::timeout(IDLE, place).await {
-                Ok(Ok(place)) => return Arc::new(place),
+                Ok(Ok(place)) => return place,
                 // The semaphore is never closed.
                 Ok(Err(_)) => pending().await,
                 Err(_) => {
                     if self.told.is_due(b"connections") {
                         log::warn!("all connections are taken and others wait; raise --max-connections");
                     }
-                    self.crowded.notify_waiters();
+                    self.signal.send_replace(());
                 }
             }
         }
@@ -279,19 +272,38 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
     }
 }
 
+/// An open connection: counted, with its slot. Marked as closed on drop.
+struct Open {
+    connection: Arc<Connection>,
+    counted: Arc<Connections>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(connection: Arc<Connection>, counted: Arc<Connections>, place: OwnedSemaphorePermit) -> Self {
+        counted.0.increment();
+        Self { connection, counted, _place: place }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connection.end();
+        self.counted.0.decrement();
+    }
+}
+
 /// Triggers of a connection's graceful shutdown.
 struct Ending {
-    /// Closed when the server shuts down.
-    shutdown: watch::Receiver<()>,
-    /// Notified while others wait for a slot.
-    crowded: Arc<Notify>,
+    /// Of [`Places`].
+    signal: watch::Receiver<()>,
     /// The maximum age.
     age: Option<Duration>,
 }
 
 impl Ending {
     /// Waits for a trigger.
-    async fn triggered(mut self, connection: &Connection) {
+    async fn triggered(&mut self, connection: &Connection) {
         let old = async {
             match self.age {
                 Some(age) => tokio::time::sleep(jittered(age)).await,
@@ -299,18 +311,18 @@ impl Ending {
             }
         };
         tokio::select! {
-            _ = self.shutdown.changed() => {}
+            biased;
             () = old => {}
-            () = unused(connection, &self.crowded) => {}
+            () = unused(connection, &mut self.signal) => {}
         }
     }
 }
 
-/// Waits until others lacked a slot for a period without a new call here.
-async fn unused(connection: &Connection, crowded: &Notify) {
+/// Waits until others lacked a slot for a period without a new call here, or the server
+/// shuts down.
+async fn unused(connection: &Connection, signal: &mut watch::Receiver<()>) {
     let mut begun = None;
-    loop {
-        crowded.notified().await;
+    while signal.changed().await.is_ok() {
         let before = begun.replace(connection.begun());
         if connection.is_idle() && before == begun {
             return;
@@ -337,24 +349,36 @@ async fn silent(connection: &Connection, deadline: Instant) {
     }
 }
 
-/// Serves one of `open` connections to its end.
+/// Closes a connection on a trigger, and returns once it must end: the peer is silent
+/// or has left it open.
+async fn ended(connection: &Connection, deadline: Instant, mut ending: Ending) {
+    tokio::select! {
+        biased;
+        () = silent(connection, deadline) => return,
+        () = ending.triggered(connection) => {}
+    }
+    connection.close();
+    abandoned(connection).await;
+}
+
+/// Serves a connection, one of `open`, to its end.
 async fn serve_connection<M, S, B>(
     stream: TcpStream,
-    connection: Arc<Connection>,
     service: M,
     limits: Limits,
-    ending: Ending,
+    counted: Open,
     open: usize,
+    ending: Ending,
 ) where
     M: Fn(Arc<Connection>) -> S,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Error + Send + Sync> + Send + 'static,
 {
-    let _ended = Ended(Arc::clone(&connection));
+    let connection = &counted.connection;
     let deadline = Instant::now() + PREFACE_TIMEOUT;
     let Some(stream) = tls::secure(limits.tls, stream, connection.peer, deadline).await else { return };
-    let socket = Socket::new(stream, Arc::clone(&connection), limits.told, open);
+    let socket = Socket::new(stream, Arc::clone(connection), limits.told, open);
     let streams = streams(open);
     let http = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(streams)
@@ -366,39 +390,22 @@ async fn serve_connection<M, S, B>(
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buf_size(64 * 1024)
         .auto_date_header(false)
-        .serve_connection(TokioIo::new(socket), service(Arc::clone(&connection)));
+        .serve_connection(TokioIo::new(socket), service(Arc::clone(connection)));
     let mut http = std::pin::pin!(http);
-    let mut end = std::pin::pin!(ending.triggered(&connection));
+    let mut ended = std::pin::pin!(ended(connection, deadline, ending));
     let mut serving = true;
     let served = poll_fn(|context| {
-        if serving && end.as_mut().poll(context).is_ready() {
+        if ended.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if serving && connection.is_closing() {
             serving = false;
-            connection.close();
             http.as_mut().graceful_shutdown();
         }
         http.as_mut().poll(context)
     });
-    let mut closing = connection.closing();
-    let gone = async {
-        let _ = closing.wait_for(|closing| *closing).await;
-        abandoned(&connection).await;
-    };
-    let outcome = tokio::select! {
-        outcome = served => outcome,
-        () = silent(&connection, deadline) => return,
-        () = gone => return,
-    };
-    if let Err(error) = outcome {
+    if let Err(error) = served.await {
         log::debug!("a connection ended error={error}");
-    }
-}
-
-/// Marks a connection as closed on drop.
-struct Ended(Arc<Connection>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.end();
     }
 }
 

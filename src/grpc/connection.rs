@@ -64,6 +64,11 @@ impl Connection {
         self.closing.send_replace(true);
     }
 
+    /// Whether it is shutting down.
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
     /// Signals the shutdown.
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()

@@ -1,6 +1,7 @@
 //! A client's stream, read one message at a time until it ends or its connection shuts
 //! down.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,31 +22,31 @@ const LATE: Duration = Duration::from_secs(5);
 
 /// Reads a stream of access logs, and answers when it ends.
 ///
-/// It runs in its own task: a received message is kept, even if its call ends.
-pub(super) async fn take(
+/// It runs in its own task: a received message is kept, even if its call ends. The
+/// future that waits for the answer is small, as thousands of streams may be open.
+pub(super) fn take(
     mut messages: Messages<Incoming>,
     mut stream: Stream,
     refused: impl Fn(&Refusal) -> Status + Send + 'static,
-) -> Result<Reply, Status> {
-    let open = match messages.open() {
-        Ok(open) => open,
+) -> impl Future<Output = Result<Reply, Status>> + Send {
+    let (answer, answered) = oneshot::channel();
+    match messages.open() {
+        Ok(open) => drop(tokio::spawn(async move {
+            let outcome = take_all(&mut messages, &mut stream, refused).await;
+            let is_ended_well = outcome.is_ok();
+            let _ = answer.send(outcome.map(|()| Reply::Message(Bytes::new())));
+            if is_ended_well {
+                Box::pin(take_late(&mut messages, &mut stream)).await;
+            }
+            messages.discard();
+            drop(open);
+        })),
         Err(status) => {
             messages.discard();
-            return Err(status);
+            let _ = answer.send(Err(status));
         }
-    };
-    let (answer, answered) = oneshot::channel();
-    tokio::spawn(async move {
-        let outcome = take_all(&mut messages, &mut stream, refused).await;
-        let is_ended_well = outcome.is_ok();
-        let _ = answer.send(outcome.map(|()| Reply::Message(Bytes::new())));
-        if is_ended_well {
-            take_late(&mut messages, &mut stream).await;
-        }
-        messages.discard();
-        drop(open);
-    });
-    answered.await.unwrap_or_else(|_| Err(Status::cancelled("the stream was dropped")))
+    }
+    async { answered.await.unwrap_or_else(|_| Err(Status::cancelled("the stream was dropped"))) }
 }
 
 /// Reads messages until the stream ends, or its connection shuts down.
@@ -55,13 +56,15 @@ async fn take_all(
     refused: impl Fn(&Refusal) -> Status,
 ) -> Result<(), Status> {
     let mut closing = messages.closing();
-    while let Some(message) = messages.next(MAX_MESSAGE, &mut closing).await? {
-        stream.take(message).await.map_err(|refusal| refused(&refusal))?;
+    loop {
+        let next = messages.next(MAX_MESSAGE, &mut closing).await?;
+        let Some(message) = next else { return Ok(()) };
+        // Boxed: an idle stream needs no memory for it.
+        Box::pin(stream.take(message)).await.map_err(|refusal| refused(&refusal))?;
         if *closing.borrow() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Reads messages that the peer sent before it learned that the stream has ended.

@@ -13,7 +13,7 @@ use crate::reload::Reload;
 pub type Stream = TcpStream;
 
 /// Settings that no flags of this build lead to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Settings {}
 
 impl Settings {

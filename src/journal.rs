@@ -42,7 +42,7 @@ pub use self::counters::Counters;
 use self::files::Files;
 pub use self::files::Fsync;
 pub use self::queue::{Destination, Tally, Unfinished};
-use self::queue::{Outcome, Progress, Queue, Update, Waiter};
+use self::queue::{Finished, Outcome, Progress, Queue, Update, Waiter};
 use self::writer::Writer;
 use crate::message::{Late, Patience};
 use crate::metrics::{Counter, Export, Page};
@@ -161,9 +161,10 @@ impl Journal {
         self.queue.is_prompt(PROMPT)
     }
 
-    /// Whether a request of this many encoded bytes would get room without waiting.
-    pub fn has_room(&self, bytes: usize) -> bool {
-        self.room.available_permits() >= room_for(bytes) as usize && self.queue.has_room()
+    /// Room for a request of this many encoded bytes, if none waits for it.
+    pub fn room_now(&self, bytes: usize) -> Option<Room<'_>> {
+        let permit = self.room.try_acquire_many(room_for(bytes)).ok()?;
+        self.queue.has_room().then_some(Room { _permit: permit })
     }
 
     /// Waits for room for a request of this many encoded bytes, after all earlier ones.
@@ -258,14 +259,11 @@ impl Journal {
     pub async fn deliver(&self, mut say: impl FnMut(bool)) {
         let mut alarm = None;
         poll_fn(|context| {
-            let Update { answers, is_freed, progress, is_accepting } = self.queue.update(context.waker());
+            let Update { finished, is_freed, progress, is_accepting } = self.queue.update(context.waker());
             if is_freed {
                 self.freed.notify_waiters();
             }
-            for (caller, outcome) in answers {
-                // The caller may be gone; its report is written all the same.
-                let _ = caller.send(outcome);
-            }
+            finished.into_iter().for_each(Finished::answer);
             self.accepting.send_if_modified(|known| std::mem::replace(known, is_accepting) != is_accepting);
             say(is_accepting);
             self.watch(progress, &mut alarm, context);

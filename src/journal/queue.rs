@@ -23,6 +23,9 @@ use crate::volume::FilePath;
 /// Initial capacity of a batch, above the queue's limit so that it rarely grows;
 /// untouched pages cost nothing.
 const BATCH: usize = 512 * 1024;
+/// The buffer of a written batch is used again if it has touched no more memory than
+/// this.
+const SMALL: usize = 16 * 1024;
 
 /// The outcome of a request.
 pub(super) type Outcome = Result<(), Refusal>;
@@ -83,6 +86,20 @@ impl Waiter {
             tally.count += more;
         }
     }
+
+    /// Passes on the outcome. A written request counts even if its caller is gone.
+    fn answer(self, outcome: Outcome) {
+        let (caller, Tally { counter, count }) = match self {
+            Self::Caller(caller, tally) => (caller, tally),
+            Self::Keeper(caller, tally) => (Some(caller), tally),
+            Self::Nobody(errors) => return errors.add(u64::from(outcome.is_err())),
+        };
+        if outcome.is_ok() {
+            counter.add(count);
+        }
+        // Its caller may be gone.
+        let _ = caller.map(|caller| caller.send(outcome));
+    }
 }
 
 /// The pending requests for one file.
@@ -100,6 +117,28 @@ pub(super) struct Batch {
 pub(super) struct Written {
     pub(super) whole: usize,
     pub(super) failure: Option<Refusal>,
+}
+
+/// A batch with its outcome. The event loop frees it, as it allocated it: memory freed
+/// by another thread is returned to the system late.
+#[derive(Debug)]
+pub(super) struct Finished {
+    _batch: Batch,
+    waiters: Vec<Waiter>,
+    written: Written,
+}
+
+impl Finished {
+    /// Answers its requests.
+    pub(super) fn answer(self) {
+        let Written { whole, failure } = self.written;
+        for (at, waiter) in self.waiters.into_iter().enumerate() {
+            waiter.answer(match &failure {
+                Some(failure) if at >= whole => Err(failure.clone()),
+                _ => Ok(()),
+            });
+        }
+    }
 }
 
 /// The state of the writer.
@@ -128,8 +167,7 @@ pub(super) enum Work {
 /// The writer's results since the last call.
 #[derive(Debug)]
 pub(super) struct Update {
-    /// Callers and their answers.
-    pub(super) answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+    pub(super) finished: Vec<Finished>,
     /// Whether the writer finished some work.
     pub(super) is_freed: bool,
     pub(super) progress: Progress,
@@ -146,7 +184,9 @@ struct State {
     writing: Vec<Vec<Waiter>>,
     /// Bytes in `batches` and in the round being written.
     queued: usize,
-    answers: Vec<(oneshot::Sender<Outcome>, Outcome)>,
+    finished: Vec<Finished>,
+    /// An empty buffer for the next batch.
+    spare: Vec<u8>,
     is_freed: bool,
     waker: Option<Waker>,
     progress: Progress,
@@ -243,7 +283,7 @@ impl Queue {
             self.work.notify_one();
         }
         Update {
-            answers: std::mem::take(&mut state.answers),
+            finished: std::mem::take(&mut state.finished),
             is_freed: std::mem::take(&mut state.is_freed),
             progress: state.progress,
             is_accepting: !state.is_failing && state.progress != Progress::Stalled,
@@ -275,10 +315,10 @@ impl Queue {
         }
         state.progress = Progress::Stalled;
         let failure = Refusal::new(Reason::Stalled, "the volume has stalled; the report may be written yet");
-        let State { writing, waiters, answers, .. } = &mut *state;
+        let State { writing, waiters, .. } = &mut *state;
         for waiter in writing.iter_mut().chain(waiters).flatten() {
             if let Waiter::Caller(caller, _) = waiter {
-                answers.extend(caller.take().map(|caller| (caller, Err(failure.clone()))));
+                let _ = caller.take().map(|caller| caller.send(Err(failure.clone())));
             }
         }
         true
@@ -328,8 +368,8 @@ impl Queue {
         }
     }
 
-    /// Answers the callers of a round. See [`Self::done`].
-    pub(super) fn finish(&self, batches: Vec<Batch>, written: &[Written], is_accepting: bool) -> bool {
+    /// Returns a round with its outcomes to the event loop. See [`Self::done`].
+    pub(super) fn finish(&self, batches: Vec<Batch>, written: Vec<Written>, is_accepting: bool) -> bool {
         self.lock().finish(batches, written);
         self.done(is_accepting)
     }
@@ -357,7 +397,9 @@ impl State {
         if let Some(at) = self.batches.iter().position(|batch| batch.to.path == to.path) {
             return at;
         }
-        self.batches.push(Batch { to: to.clone(), bytes: Vec::with_capacity(BATCH), ends: Vec::new() });
+        let mut bytes = std::mem::take(&mut self.spare);
+        bytes.reserve_exact(BATCH);
+        self.batches.push(Batch { to: to.clone(), bytes, ends: Vec::new() });
         self.waiters.push(Vec::new());
         self.batches.len() - 1
     }
@@ -368,31 +410,16 @@ impl State {
         }
     }
 
-    fn finish(&mut self, batches: Vec<Batch>, written: &[Written]) {
+    fn finish(&mut self, batches: Vec<Batch>, written: Vec<Written>) {
         let writing = std::mem::take(&mut self.writing);
-        for ((batch, waiters), written) in batches.into_iter().zip(writing).zip(written) {
+        for ((mut batch, waiters), written) in batches.into_iter().zip(writing).zip(written) {
             self.queued -= batch.bytes.len();
-            for (at, waiter) in waiters.into_iter().enumerate() {
-                let outcome = match &written.failure {
-                    Some(failure) if at >= written.whole => Err(failure.clone()),
-                    _ => Ok(()),
-                };
-                self.answer(waiter, outcome);
+            if batch.bytes.len() <= SMALL {
+                self.spare = std::mem::take(&mut batch.bytes);
+                self.spare.clear();
             }
+            self.finished.push(Finished { _batch: batch, waiters, written });
         }
-    }
-
-    /// Counts a written request, even if its caller is gone.
-    fn answer(&mut self, waiter: Waiter, outcome: Outcome) {
-        let (caller, Tally { counter, count }) = match waiter {
-            Waiter::Caller(caller, tally) => (caller, tally),
-            Waiter::Keeper(caller, tally) => (Some(caller), tally),
-            Waiter::Nobody(errors) => return errors.add(u64::from(outcome.is_err())),
-        };
-        if outcome.is_ok() {
-            counter.add(count);
-        }
-        self.answers.extend(caller.map(|caller| (caller, outcome)));
     }
 }
 
@@ -427,7 +454,7 @@ mod tests {
 
     fn answer(queue: &Queue) -> Update {
         let mut turn = queue.update(Waker::noop());
-        turn.answers.drain(..).for_each(|(caller, outcome)| drop(caller.send(outcome)));
+        turn.finished.drain(..).for_each(Finished::answer);
         turn
     }
 
@@ -440,7 +467,7 @@ mod tests {
         let batches = round(&queue);
         assert_eq!(batches[0].ends, [10, 20, 30, 40]);
         let failure = Some(Refusal::new(Reason::Full, "full"));
-        queue.finish(batches, &[Written { whole: 3, failure }], false);
+        queue.finish(batches, vec![Written { whole: 3, failure }], false);
         assert!(!answer(&queue).is_accepting);
         let told = outcomes.iter_mut().map(|outcome| outcome.try_recv().unwrap().is_ok());
         assert_eq!(told.collect::<Vec<_>>(), [true, true, true, false]);
@@ -463,11 +490,12 @@ mod tests {
             assert_eq!(outcome.try_recv().unwrap().unwrap_err().reason, Reason::Stalled);
         }
         assert_eq!(queue.queued(), 20);
-        assert!(queue.finish(batches, &[WRITTEN], true), "the end of the stall");
+        assert!(queue.finish(batches, vec![WRITTEN], true), "the end of the stall");
         let turn = answer(&queue);
-        assert!(turn.is_freed && turn.is_accepting && turn.answers.is_empty());
+        assert!(turn.is_freed && turn.is_accepting);
         let batches = round(&queue);
-        assert!(!queue.finish(batches, &[WRITTEN], true));
+        assert!(!queue.finish(batches, vec![WRITTEN], true));
+        answer(&queue);
         assert_eq!((counter.get(), queue.queued()), (4, 0));
     }
 
@@ -481,7 +509,7 @@ mod tests {
         assert!(queue.stall(Duration::ZERO));
         answer(&queue);
         assert!(outcome.try_recv().is_err());
-        queue.finish(batches, &[WRITTEN], true);
+        queue.finish(batches, vec![WRITTEN], true);
         answer(&queue);
         assert!(outcome.try_recv().unwrap().is_ok());
         assert_eq!(counter.get(), 2);
@@ -494,7 +522,8 @@ mod tests {
         let waiter = Waiter::Nobody(Arc::clone(&errors));
         queue.add(&file("b"), waiter, |_| Ok::<_, ()>(0)).unwrap();
         let failure = Some(Refusal::new(Reason::Full, "full"));
-        queue.finish(round(&queue), &[WRITTEN, Written { whole: 0, failure }], true);
+        queue.finish(round(&queue), vec![WRITTEN, Written { whole: 0, failure }], true);
+        answer(&queue);
         assert_eq!((counter.get(), errors.get()), (2, 1));
     }
 

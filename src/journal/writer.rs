@@ -51,7 +51,7 @@ impl Writer {
             let is_stall_over = match self.queue.next(due) {
                 Work::Round(batches) => {
                     let written = self.write(&batches);
-                    self.queue.finish(batches, &written, self.condition.is_accepting())
+                    self.queue.finish(batches, written, self.condition.is_accepting())
                 }
                 Work::Due => {
                     self.sync_if_due();

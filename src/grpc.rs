@@ -228,11 +228,13 @@ impl Dispatcher {
                 health.watch(&message.bytes, self.connection.closing()).map(Reply::Messages)
             }
             Handler::Mixer(method) => {
-                let answer = mixer.call(method, messages.only(most).await.map_err(unread)?).await;
+                let message = messages.only(most).await.map_err(unread)?;
+                let answer = mixer.call(method, message).await;
                 answer.map(Reply::Message).map_err(|refusal| self.refused(service, &refusal, status))
             }
             Handler::LogRecords => {
-                let answer = Box::pin(export(log, messages.only(most).await.map_err(unread)?)).await;
+                let message = messages.only(most).await.map_err(unread)?;
+                let answer = Box::pin(export(log, message)).await;
                 answer.map(Reply::Message).map_err(|refusal| self.refused(service, &refusal, exporter_status))
             }
             Handler::ExtAuthz => Box::pin(self.check(service, messages, most)).await.map(Reply::Message),

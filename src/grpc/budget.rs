@@ -215,7 +215,8 @@ impl Permit {
         if is_large {
             let all = u32::try_from(length).unwrap_or(u32::MAX);
             let large = Arc::clone(&self.budget.large).acquire_many_owned(all);
-            let large = patience.wait(large).await.map_err(|late| match late {
+            // Boxed: most messages are small.
+            let large = Box::pin(patience.wait(large)).await.map_err(|late| match late {
                 Late::Caller => late_for_caller(),
                 Late::Queue => too_many(refusal),
             })?;

@@ -222,7 +222,7 @@ where
         permit.reserve(room, &mut patience).await?;
         let mut bytes = self.body(length).await?;
         if is_packed {
-            bytes = unpacked(&bytes, most, &mut permit, &mut patience).await?;
+            bytes = Box::pin(unpacked(&bytes, most, &mut permit, &mut patience)).await?;
         }
         permit.hold(self.connection.hold(length));
         Ok(Message { bytes, patience, held: permit })

@@ -153,7 +153,8 @@ impl Reports {
         observed: bool,
         mut message: Message<H>,
     ) -> Result<Bytes, Refusal> {
-        if self.journal.as_ref().is_some_and(|journal| !journal.has_room(message.bytes.len())) {
+        let room = self.journal.as_ref().map(|journal| journal.room_now(message.bytes.len()));
+        if matches!(room, Some(None)) {
             message.detach();
         }
         let patience = message.patience;
@@ -183,7 +184,11 @@ impl Reports {
             self.histogram.add(&observations);
             Ok::<_, Refusal>(())
         };
-        let room = journal.room_in_time(message.bytes.len(), &mut waiting).await?;
+        let room = match room.flatten() {
+            Some(room) => room,
+            // Boxed: most requests do not wait.
+            None => Box::pin(journal.room_in_time(message.bytes.len(), &mut waiting)).await?,
+        };
         let pending = journal.append(room, &to, tally, render)?;
         // After rendering the message and its permit can be released.
         drop(message);

@@ -9,6 +9,7 @@ from pathlib import Path
 import comparison
 import dashboards
 import faults
+import secure
 import verdicts
 
 passed = failed = 0
@@ -74,11 +75,13 @@ def skipped(why):
 
 def main():
     words = [word for word in sys.argv[1:] if word not in only]
-    quick, binary = "--quick" in words, Path(words[-1]).resolve()
+    quick, (binary, binary_with_tls) = "--quick" in words, (Path(word).resolve() for word in words[-2:])
     if not quick:
         faults.thoroughly()
     for scenario in scenarios(quick):
         check(scenario, binary)
+    for scenario in secure.scenarios():
+        check(scenario, binary_with_tls)
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

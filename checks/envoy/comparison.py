@@ -7,7 +7,7 @@ from collections import Counter
 import client
 from adapter import Adapter
 from client import ask
-from envoy import LOGGED, Envoy
+from envoy import LOGGED, Envoy, without_h2
 from processes import until
 
 NOT_CHOSEN = "of a request that Envoy answers itself an entry has no cluster: no host was chosen"
@@ -165,7 +165,7 @@ def a_file_for_each_pod(binary, directory):
 
 def a_port_that_envoy_takes_for_http_1_is_named(binary, directory):
     """The most common mistake: the log names the fix, once."""
-    with Adapter(binary, directory) as adapter, Envoy(directory, adapter.port, h2=False) as envoy:
+    with Adapter(binary, directory) as adapter, Envoy(directory, adapter.port, reach=without_h2) as envoy:
         for _ in range(3):
             ask(envoy.ports["http"], "/private", X_Custom_Token="key")
         until(lambda: "appProtocol: grpc" in adapter.said(), "the log names the mistake", 20)

@@ -46,17 +46,27 @@ def istios_text(listeners):
     return manager(listeners["otel"])["access_log"][0]["typed_config"]["body"]["string_value"]
 
 
+def grpc_services(listeners):
+    """The settings of all calls to the adapter."""
+    for name in LOGGED:
+        logs = manager(listeners[name])["access_log"]
+        yield from (log["typed_config"]["common_config"]["grpc_service"] for log in logs)
+    yield filter_of(listeners["http"], "envoy.filters.http.ext_authz")["grpc_service"]
+
+
+def without_h2(cluster):
+    """Configures it like a Service's port that Istio does not know as gRPC."""
+    del cluster["typed_extension_protocol_options"]
+
+
 def file_log(path, log_format):
     return {"name": "file", "typed_config": {"@type": FILE, "path": str(path), "log_format": log_format}}
 
 
 class Envoy(Process):
-    """An Envoy for the adapter on a port. `change` may edit the listeners first.
+    """An Envoy for the adapter on a port. `change` may edit the listeners, `reach` the adapter's cluster."""
 
-    Without `h2`, the adapter's cluster is configured like a Service's port that Istio does not know as gRPC.
-    """
-
-    def __init__(self, directory, adapter_port, workers=1, change=lambda listeners: None, h2=True):
+    def __init__(self, directory, adapter_port, workers=1, change=lambda listeners: None, reach=lambda cluster: None):
         self.directory, self.ports = directory, {"admin": free_port(), "app": free_port()}
         settings = yaml.safe_load(CONFIGURATION.read_text())
         # The parser makes one object per anchor, but each listener is edited separately.
@@ -70,8 +80,7 @@ class Envoy(Process):
         for cluster, port in zip(settings["static_resources"]["clusters"], (self.ports["app"], adapter_port)):
             endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
             endpoint["address"]["socket_address"].update(address="127.0.0.1", port_value=port)
-        if not h2:
-            del settings["static_resources"]["clusters"][1]["typed_extension_protocol_options"]
+        reach(settings["static_resources"]["clusters"][1])
         settings["admin"]["address"]["socket_address"]["port_value"] = self.ports["admin"]
         path = directory / "envoy.yaml"
         path.write_text(yaml.safe_dump(settings))

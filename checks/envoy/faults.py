@@ -30,11 +30,11 @@ def thoroughly():
 class Scene:
     """An Envoy under load, and successive adapters with one port and one volume."""
 
-    def __init__(self, binary, directory, *flags, volume=None, workers=1):
+    def __init__(self, binary, directory, *flags, volume=None, workers=1, **envoy):
         self.stack, self.directory, self.volume, self.flags, self.binary = (
             contextlib.ExitStack(), directory, volume, flags, binary)
         self.adapter = self.another()
-        self.envoy = self.stack.enter_context(Envoy(directory, self.adapter.port, workers))
+        self.envoy = self.stack.enter_context(Envoy(directory, self.adapter.port, workers, **envoy))
         self.loads, self.asked = [], Counter()
 
     def __enter__(self):

@@ -5,10 +5,9 @@ import copy
 import os
 import signal
 import socket
-import ssl
-import subprocess
 
 from adapter import Adapter
+from authority import Authority, Secret, context, identity_files
 from client import Load, ask
 from envoy import Envoy, file_log, filter_of, manager
 from processes import free_port, until
@@ -183,29 +182,21 @@ def the_audit_file_has_every_check_and_no_token(binary, directory):
             yield "a token got into a file"
 
 
-def certificates(directory):
-    """Creates a CA, and leaf certificates with SPIFFE identities, in files by name."""
-    def openssl(*words):
-        subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)
-
-    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-            "-subj", "/CN=mesh", "-keyout", "ca.key", "-out", "ca.crt")
-    for name in "server", "sleep", "other":
-        (directory / f"{name}.ext").write_text(f"subjectAltName=URI:spiffe://cluster.local/ns/default/sa/{name}\n")
-        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/",
-                "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-                "-days", "2", "-extfile", f"{name}.ext", "-out", f"{name}.crt")
+def peers(directory):
+    """The Secrets of a server and of two peers with SPIFFE identities."""
+    mesh = Authority("mesh")
+    names = {name: mesh.issue(f"spiffe://cluster.local/ns/default/sa/{name}") for name in ("server", "sleep", "other")}
+    return {name: Secret(directory / name, **identity_files(identity, mesh)) for name, identity in names.items()}
 
 
-def mutual_tls(listener, directory):
-    file = {name: {"filename": str(directory / f"server.{name}")} for name in ("crt", "key")}
+def mutual_tls(listener, secret):
+    file = {name: {"filename": str(secret.path(name))} for name in ("tls.crt", "tls.key", "ca.crt")}
     listener["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": True,
         "common_tls_context": {
-            "tls_certificates": [{"certificate_chain": file["crt"], "private_key": file["key"]}],
-            "validation_context": {"trusted_ca": {"filename": str(directory / "ca.crt")}}}}}
+            "tls_certificates": [{"certificate_chain": file["tls.crt"], "private_key": file["tls.key"]}],
+            "validation_context": {"trusted_ca": file["ca.crt"]}}}}
 
 
 def asked_for_tcp(listeners):
@@ -218,29 +209,28 @@ def asked_for_tcp(listeners):
 
 def principals_open_tcp_and_http(binary, directory):
     """A peer is admitted by its mTLS identity; on TCP, without headers, only by that."""
-    certificates(directory)
+    secrets = peers(directory)
     keys = directory / "keys"
     keys.write_text("key\nprincipal spiffe://cluster.local/ns/default/sa/sl*\n")
 
     def change(listeners):
         for name in "tcp", "http":
-            mutual_tls(listeners[name], directory)
+            mutual_tls(listeners[name], secrets["server"])
         asked_for_tcp(listeners)
 
     with Adapter(binary, directory, f"--auth-keys-file={keys}") as adapter, Envoy(directory, adapter.port, change=change) as envoy:
         for listener, name, wanted in (
             ("tcp", "sleep", b"200"), ("tcp", "other", b""), ("http", "sleep", b"200"), ("http", "other", b"401")):
-            if (seen := status_by_tls(envoy.ports[listener], directory, name)) != wanted:
+            if (seen := status_by_tls(envoy.ports[listener], secrets[name])) != wanted:
                 yield f"{listener} as {name}: {seen}, wanted {wanted}"
 
 
-def status_by_tls(port, directory, name):
+def status_by_tls(port, secret):
     """The status for a peer with this certificate; empty if the connection is closed."""
-    context = ssl.create_default_context(cafile=directory / "ca.crt")
-    context.check_hostname = False
-    context.load_cert_chain(directory / f"{name}.crt", directory / f"{name}.key")
+    settings = context(secret, alpn=())
+    settings.check_hostname = False
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 30) as plain:
-        with context.wrap_socket(plain) as connection:
+        with settings.wrap_socket(plain) as connection:
             connection.sendall(f"GET {PATH} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             return b"".join(connection.recv(4096).split()[1:2])
     return b""

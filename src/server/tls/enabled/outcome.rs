@@ -110,7 +110,7 @@ impl Outcome {
                 "a client offers no TLS that is served here; it needs 1.2 or 1.3, with ECDHE"
             }
             Self::Alpn => {
-                "a client does not offer HTTP/2; let it speak gRPC, with the protocol h2 in its ALPN"
+                "a client does not offer HTTP/2; give the Service's port \"appProtocol: grpc\", or a name that begins with grpc"
             }
             Self::NoCertificate => {
                 "a client presents no certificate; give it one that a CA in --tls-client-ca has issued"

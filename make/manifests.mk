@@ -12,7 +12,8 @@ VARIANTS = $(patsubst manifests/mygrpcadapter-%.yaml,%,$(wildcard manifests/mygr
 render: ## print a VARIANT (metric) with the image of docker-push, for `kubectl apply -f -`
 	@$(if $(DOCKERHUB_USERNAME),,$(error render: set DOCKERHUB_USERNAME, the account that has the image))
 	@$(if $(filter $(VARIANT),$(VARIANTS)),,$(error render: no variant $(VARIANT); there are: $(sort $(VARIANTS))))
-	@sed 's|docker.io/USERNAME/mygrpcadapter:.*|$(IMAGE)|' manifests/mygrpcadapter-$(VARIANT).yaml
+	@sed -E 's|docker.io/USERNAME/mygrpcadapter:.*-tls$$|$(IMAGE:-tls=)-tls|; t; s|docker.io/USERNAME/mygrpcadapter:.*|$(IMAGE:-tls=)|' \
+	    manifests/mygrpcadapter-$(VARIANT).yaml
 
 .PHONY: manifests-check
 manifests-check: | setup ## check schemas, references and descriptors, and that nothing generated is stale

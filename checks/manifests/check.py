@@ -21,6 +21,7 @@ import descriptors
 import istio
 import monitoring
 import references
+import tls
 from references import only
 
 ROOT = Path("manifests")
@@ -34,10 +35,14 @@ COMPONENTS = [  # what may be put together, and the oldest and newest Kubernetes
     ["current", "persistent-volume", "own-namespace"], ["openshift"], ["current", "openshift"],
     ["current", "persistent-volume", "openshift"], ["current", "prometheus-operator"],
     ["current", "prometheus-operator", "own-namespace"], ["current", "prometheus-operator", "openshift", "own-namespace"],
+    ["mixer-tls"], ["mixer-mutual-tls"], ["old", "mixer-tls"], ["old", "replicas", "mixer-mutual-tls"],
+    ["current", "replicas", "mixer-tls"], ["current", "persistent-volume", "own-namespace", "mixer-tls"],
+    ["current", "openshift", "mixer-mutual-tls"],
 ]
 # The same for Istio without Mixer. Its variants have `current` already.
 ISTIO = ["istio", "istio-authorization", "istio-daemonset"]
-ISTIO_COMPONENTS = [["openshift"], ["prometheus-operator"], ["prometheus-operator", "openshift"], ["persistent-volume"]]
+ISTIO_COMPONENTS = [["openshift"], ["prometheus-operator"], ["prometheus-operator", "openshift"], ["persistent-volume"],
+                    ["istio-tls"], ["istio-mutual-tls"], ["openshift", "istio-mutual-tls"]]
 
 
 def versions(components):
@@ -116,6 +121,7 @@ def variant_problems(documents, components):
     yield from istio.problems(documents)
     yield from monitoring.problems(documents)
     yield from references.workload_problems(documents)
+    yield from tls.problems(documents)
     yield from references.hardening_problems(documents, seccomp="current" in components, users="openshift" not in components)
 
 
@@ -170,7 +176,7 @@ def walkthrough_problems(documents):
 def image_problems():
     version = re.search(r'^version = "(.*)"', Path("Cargo.toml").read_text(), re.M).group(1)
     for path in sorted(ROOT.glob("*.yaml")):
-        image = references.container_of(load(path))["image"]
+        image = references.container_of(load(path))["image"].removesuffix("-tls")
         if image != f"docker.io/USERNAME/mygrpcadapter:{version}":
             yield f"{path.name}: {image}, but Cargo.toml says {version}"
 
@@ -187,7 +193,8 @@ def render_problems(plain):
     name = make("image-name", *account)[1].strip()
     for variant, documents in plain.items():
         wanted = copy.deepcopy(documents)
-        references.container_of(wanted)["image"] = name
+        container = references.container_of(wanted)
+        container["image"] = name + "-tls" * container["image"].endswith("-tls")
         code, text, complaint = make("render", f"VARIANT={variant}", *account)
         if code or parse(text) != wanted:
             yield f"{variant}: not the same with {name}: {complaint}"

@@ -19,6 +19,7 @@ PROVIDERS = {
 KINDS = {
     ("telemetry.istio.io/v1", "Telemetry"): {"selector", "targetRefs", "tracing", "metrics", "accessLogging"},
     ("security.istio.io/v1", "AuthorizationPolicy"): {"selector", "targetRefs", "rules", "action", "provider"},
+    ("networking.istio.io/v1", "DestinationRule"): {"host", "trafficPolicy", "subsets", "exportTo", "workloadSelector"},
 }
 
 
@@ -73,6 +74,8 @@ def problems(documents, providers=None):
     yield from provider_problems(documents, providers)
     for document in ours:
         where, spec = f"{document['kind']} {document['metadata']['name']}", document["spec"]
+        if document["kind"] == "DestinationRule":  # it names none
+            continue
         if document["kind"] == "Telemetry":
             named = [p["name"] for log in spec["accessLogging"] for p in log["providers"]]
             if len(named) != 1:

@@ -304,6 +304,8 @@ def workload_problems(documents):
             (d["spec"]["resources"]["requests"]["storage"] for d in only(documents, "PersistentVolumeClaim")), None)
         flags = flags_of(container)
         total = quantity(flags["rotate-size"]) * (int(flags["rotate-keep"]) + 1)
+        if volume["name"] in ("tls", "tokens"):  # tls.py checks these
+            continue
         if "secret" in volume:
             yield from secret_problems(documents, flags, volume["secret"]["secretName"], mounts[volume["name"]])
             continue

@@ -31,6 +31,6 @@ workflows-check: ## lint .github/workflows
 	    $$bin/zizmor --offline --no-progress --quiet .github/workflows
 
 .PHONY: docs-check
-docs-check: build replay-binary cyclonedx ## run the commands in the docs; check their flags, metrics, links and alerts
+docs-check: build-both replay-binary cyclonedx ## run the commands in the docs; check their flags, metrics, links and alerts
 	@./checks/bench/figures --check '$(BINARY)'
-	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./checks/docs/check '$(BINARY)' '$(REPLAY)'
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' ./checks/docs/check '$(BINARY)' '$(BINARY)-tls' '$(REPLAY)'

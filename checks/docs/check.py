@@ -12,7 +12,7 @@ import yaml
 
 import commands
 import samples
-from program import BINARY, REPLAY, ROOT, page, run, started, usage
+from program import BINARY, BINARY_WITH_TLS, REPLAY, ROOT, page, run, started, usage
 
 GUIDES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 TEXTS = [*GUIDES, *(ROOT / name for name in ("ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "manifests/README.md"))]
@@ -105,17 +105,24 @@ def metrics_problems(shown, texts):
 def log_lines():
     """Lines in the column of what the adapter logs that no source has."""
     sources = "".join(path.read_text() for path in ROOT.glob("src/**/*.rs"))
-    text, column = (ROOT / "docs/operating.md").read_text(), None
-    for line in text.splitlines():
+    # Without `{on}`, which may be empty; `{what}` is the name of what is read.
+    sources += sources.replace("{on}", "")
+    for name in "operating.md", "tls.md":
+        yield from (f"{name}: no source logs '{line}'" for line in quoted_lines(ROOT / "docs" / name)
+                    if not any(text in sources for text in (line, re.sub(r"(?<=read the )\w+", "{what}", line))))
+
+
+def quoted_lines(path):
+    """The lines in the columns of what the adapter logs."""
+    column = None
+    for line in path.read_text().splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if "the adapter logs" in cells:
             column = cells.index("the adapter logs")
         elif not cells:
             column = None
         elif column is not None:
-            for span in re.findall(r"`([^`]+)`", cells[column]):
-                if " " in span and re.sub(r"=\w+$", "=", span) not in sources:
-                    yield f"no source logs '{span}'"
+            yield from (re.sub(r"=\w+$", "=", span) for span in re.findall(r"`([^`]+)`", cells[column]) if " " in span)
 
 
 def mixer_log():
@@ -170,8 +177,20 @@ def all_metrics():
         with started(BINARY, "8000", "--volume", directory):
             run(REPLAY, "tests/captures/metric", "tests/captures/gatewaymetric")
             shown = page()
+        with started(BINARY_WITH_TLS, "8000", "--volume", directory, *tls_flags(Path(directory))):
+            shown += page()
     yield from metrics_problems(shown, [path.read_text() for path in TEXTS] + samples.queries())
     yield from samples.grouping_problems(shown)
+
+
+def tls_flags(directory):
+    """Flags with the certificates that docs/tls.md makes, and with a token."""
+    for block in commands.blocks((ROOT / "docs/tls.md").read_text(), "sh"):
+        for command in block:
+            run("bash", "-euc", command, cwd=directory)
+    (directory / "tokens").write_text("token\n")
+    files = {"tls-cert": "tls/tls.crt", "tls-key": "tls/tls.key", "tls-client-ca": "tls/ca.crt", "caller-tokens-file": "tokens"}
+    return [f"--{flag}={directory / file}" for flag, file in files.items()]
 
 
 def main():

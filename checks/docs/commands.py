@@ -120,7 +120,7 @@ def sed(words, tree):
 
 
 PROGRAMS = {"sed": sed, "helm": helm, "kubectl": kubectl, "docker": docker, "make": make, "gh": of_release, "git": of_release,
-            **dict.fromkeys(("curl", "grep", "openssl"), lambda words, tree: [])}
+            **dict.fromkeys(("curl", "grep", "openssl", "tr"), lambda words, tree: [])}
 
 
 def selected(text, samples):

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BINARY, REPLAY = sys.argv[1:]
+BINARY, BINARY_WITH_TLS, REPLAY = sys.argv[1:]
 
 
 def run(*command, cwd=ROOT, check=True):

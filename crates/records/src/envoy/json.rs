@@ -7,7 +7,7 @@ use super::identifier::Identifier;
 use super::operator::Operator::*;
 use super::operator::{self, Said};
 use crate::protobuf::object::{self, Show};
-use crate::render::append::append;
+use crate::render::append::{Literal, append};
 use crate::render::grammar::{Grammar, line_agrees};
 use crate::render::{go, json};
 
@@ -56,30 +56,42 @@ const ACCESS_LOG_TYPES: [&str; 15] = [
 
 /// Appends one entry.
 pub(super) fn line<'a>(out: &mut Vec<u8>, entry: &mut Entry<'a>, identifier: &Identifier) {
-    member(out, "{\"authority\":", Authority.of(entry));
-    member(out, ",\"bytes_received\":", BytesReceived.of(entry));
-    member(out, ",\"bytes_sent\":", BytesSent.of(entry));
-    member(out, ",\"connection_termination_details\":", ConnectionTerminationDetails.of(entry));
-    member(out, ",\"downstream_local_address\":", DownstreamLocalAddress.of(entry));
-    member(out, ",\"downstream_remote_address\":", DownstreamRemoteAddress.of(entry));
-    member(out, ",\"duration\":", Duration.of(entry));
-    member(out, ",\"method\":", Method.of(entry));
-    member(out, ",\"path\":", Path.of(entry));
-    member(out, ",\"protocol\":", Protocol.of(entry));
-    member(out, ",\"request_id\":", RequestId.of(entry));
-    member(out, ",\"requested_server_name\":", RequestedServerName.of(entry));
-    member(out, ",\"response_code\":", ResponseCode.of(entry));
-    member(out, ",\"response_code_details\":", ResponseCodeDetails.of(entry));
-    member(out, ",\"response_flags\":", ResponseFlags.of(entry));
-    member(out, ",\"route_name\":", RouteName.of(entry));
-    member(out, ",\"start_time\":", StartTime.of(entry));
-    member(out, ",\"upstream_cluster\":", UpstreamCluster.of(entry));
-    member(out, ",\"upstream_host\":", UpstreamHost.of(entry));
-    member(out, ",\"upstream_local_address\":", UpstreamLocalAddress.of(entry));
-    member(out, ",\"upstream_service_time\":", UpstreamServiceTime.of(entry));
-    member(out, ",\"upstream_transport_failure_reason\":", UpstreamTransportFailureReason.of(entry));
-    member(out, ",\"user_agent\":", UserAgent.of(entry));
-    member(out, ",\"x_forwarded_for\":", XForwardedFor.of(entry));
+    member(out, const { &Literal::new("{\"authority\":") }, Authority.of(entry));
+    member(out, const { &Literal::new(",\"bytes_received\":") }, BytesReceived.of(entry));
+    member(out, const { &Literal::new(",\"bytes_sent\":") }, BytesSent.of(entry));
+    member(
+        out,
+        const { &Literal::new(",\"connection_termination_details\":") },
+        ConnectionTerminationDetails.of(entry),
+    );
+    member(out, const { &Literal::new(",\"downstream_local_address\":") }, DownstreamLocalAddress.of(entry));
+    member(
+        out,
+        const { &Literal::new(",\"downstream_remote_address\":") },
+        DownstreamRemoteAddress.of(entry),
+    );
+    member(out, const { &Literal::new(",\"duration\":") }, Duration.of(entry));
+    member(out, const { &Literal::new(",\"method\":") }, Method.of(entry));
+    member(out, const { &Literal::new(",\"path\":") }, Path.of(entry));
+    member(out, const { &Literal::new(",\"protocol\":") }, Protocol.of(entry));
+    member(out, const { &Literal::new(",\"request_id\":") }, RequestId.of(entry));
+    member(out, const { &Literal::new(",\"requested_server_name\":") }, RequestedServerName.of(entry));
+    member(out, const { &Literal::new(",\"response_code\":") }, ResponseCode.of(entry));
+    member(out, const { &Literal::new(",\"response_code_details\":") }, ResponseCodeDetails.of(entry));
+    member(out, const { &Literal::new(",\"response_flags\":") }, ResponseFlags.of(entry));
+    member(out, const { &Literal::new(",\"route_name\":") }, RouteName.of(entry));
+    member(out, const { &Literal::new(",\"start_time\":") }, StartTime.of(entry));
+    member(out, const { &Literal::new(",\"upstream_cluster\":") }, UpstreamCluster.of(entry));
+    member(out, const { &Literal::new(",\"upstream_host\":") }, UpstreamHost.of(entry));
+    member(out, const { &Literal::new(",\"upstream_local_address\":") }, UpstreamLocalAddress.of(entry));
+    member(out, const { &Literal::new(",\"upstream_service_time\":") }, UpstreamServiceTime.of(entry));
+    member(
+        out,
+        const { &Literal::new(",\"upstream_transport_failure_reason\":") },
+        UpstreamTransportFailureReason.of(entry),
+    );
+    member(out, const { &Literal::new(",\"user_agent\":") }, UserAgent.of(entry));
+    member(out, const { &Literal::new(",\"x_forwarded_for\":") }, XForwardedFor.of(entry));
     append(out, identifier.members());
     out.extend_from_slice(b",\"access_log_type\":");
     access_log_type(out, entry.fields.access_log_type);
@@ -108,8 +120,8 @@ fn maps(out: &mut Vec<u8>, entry: &mut Entry) {
 
 /// Appends the text before an operator, and its value.
 #[inline(never)]
-fn member(out: &mut Vec<u8>, before: &str, said: Said) {
-    append(out, before.as_bytes());
+fn member(out: &mut Vec<u8>, before: &Literal<40>, said: Said) {
+    before.append(out);
     match said {
         Said::Text(text) => json::string_or_null(out, text),
         Said::Reason(text) => reason(out, text),

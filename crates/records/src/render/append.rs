@@ -45,6 +45,33 @@ fn padded(out: &mut Vec<u8>, word: u64, length: usize) {
     out.truncate(end);
 }
 
+/// A constant text of at most `N` bytes. Appends `N` bytes and truncates, since a
+/// copy of constant length is cheaper.
+#[derive(Debug)]
+pub(crate) struct Literal<const N: usize> {
+    padded: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Literal<N> {
+    pub(crate) const fn new(text: &str) -> Self {
+        let mut padded = [0; N];
+        let mut at = 0;
+        while at < text.len() {
+            padded[at] = text.as_bytes()[at];
+            at += 1;
+        }
+        Self { padded, length: text.len() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn append(&self, out: &mut Vec<u8>) {
+        let length = out.len() + self.length;
+        out.extend_from_slice(&self.padded);
+        out.truncate(length);
+    }
+}
+
 /// The high bits of the bytes of a word that are neither printable ASCII from `lowest`
 /// on, except for some bytes. Bits above the lowest one may be wrong.
 #[inline(always)]
@@ -97,6 +124,15 @@ pub fn append_plain<'t>(out: &mut Vec<u8>, text: &'t [u8], others: impl Fn(u64) 
 #[inline(never)]
 pub fn append_unescaped<'t>(out: &mut Vec<u8>, text: &'t [u8]) -> &'t [u8] {
     append_plain(out, text, |word| others(word, b' ', *b"\"\\"))
+}
+
+/// The same after an escape. Bytes that need one may fill a text.
+#[inline(always)]
+pub fn append_more<'t>(out: &mut Vec<u8>, text: &'t [u8]) -> &'t [u8] {
+    match text {
+        [0..0x20, ..] => text,
+        _ => append_unescaped(out, text),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::Ipv6Addr;
 
-use super::append::{append, append_unescaped};
+use super::append::{append, append_more, append_unescaped};
 use super::go;
 use super::grammar::{Grammar, line_agrees};
 use crate::record::{Record, Value};
@@ -103,7 +103,7 @@ pub fn within_string(out: &mut Vec<u8>, text: &[u8]) {
             return beyond_ascii(out, rest);
         }
         escape(out, *byte);
-        rest = append_unescaped(out, after);
+        rest = append_more(out, after);
     }
 }
 

@@ -16,7 +16,7 @@ use bytes::{Buf, BufMut, Bytes};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
-use mygrpcadapter::grpc::budget::MAX_MESSAGE;
+use mygrpcadapter::grpc::budget::{Budget, MAX_MESSAGE};
 use mygrpcadapter::grpc::connection::Connection;
 use mygrpcadapter::grpc::health::Health;
 use mygrpcadapter::grpc::messages::HEADERS;
@@ -124,6 +124,7 @@ fn main() -> io::Result<ExitCode> {
         let health = Health::new(&[]);
         let limits = Limits {
             open: Arc::default(),
+            budget: Arc::new(Budget::new(Duration::ZERO, 64)),
             connections: 64,
             told: Arc::default(),
             connection_age: None,

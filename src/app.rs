@@ -260,7 +260,7 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     process::take_descriptors(args.max_connections);
     let health = Health::new(&SERVICES);
     let budget = Arc::new(Budget::new(args.queue_timeout, args.max_connections as usize));
-    let loads = Arc::clone(&budget);
+    let (loads, closed) = (Arc::clone(&budget), Arc::clone(&budget));
     tokio::spawn(async move { loads.give_back_after_loads().await });
     say_where(&listener, admin.as_ref());
     start_delivering(core.journal.clone(), &health);
@@ -278,6 +278,7 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
     let limits = Limits {
         open,
+        budget: closed,
         connections: args.max_connections,
         told: Arc::default(),
         connection_age: args.max_connection_age,

@@ -42,7 +42,7 @@ use tokio::time::Instant;
 
 use self::socket::Socket;
 use self::tls::Tls;
-use crate::grpc::budget::STREAM_WINDOW;
+use crate::grpc::budget::{Budget, STREAM_WINDOW};
 use crate::grpc::connection::Connection;
 use crate::grpc::health::{State, closing};
 use crate::metrics::{Export, Gauge, Page};
@@ -91,6 +91,8 @@ impl Export for Connections {
 pub struct Limits {
     /// The gauge of open connections.
     pub open: Arc<Connections>,
+    /// Returns memory to the system after many connections have closed.
+    pub budget: Arc<Budget>,
     /// Connections served at once; more wait in the kernel's backlog.
     pub connections: u32,
     /// Peers, and a lack of slots, that were logged.
@@ -159,7 +161,7 @@ where
         let open = limits.connections as usize - places.free.available_permits();
         let ending = Ending { signal: places.signal.subscribe(), age: limits.connection_age };
         let peer = stream.peer_addr().map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.ip().to_canonical());
-        let counted = Open::new(Arc::new(Connection::of(peer)), Arc::clone(&limits.open), place);
+        let counted = Open::new(Arc::new(Connection::of(peer)), &limits, place);
         tokio::spawn(serve_connection(stream, service.clone(), limits.clone(), counted, open, ending));
     };
     // Accepted, waiting for a slot.
@@ -276,13 +278,15 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
 struct Open {
     connection: Arc<Connection>,
     counted: Arc<Connections>,
+    budget: Arc<Budget>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Open {
-    fn new(connection: Arc<Connection>, counted: Arc<Connections>, place: OwnedSemaphorePermit) -> Self {
-        counted.0.increment();
-        Self { connection, counted, _place: place }
+    fn new(connection: Arc<Connection>, limits: &Limits, place: OwnedSemaphorePermit) -> Self {
+        limits.open.0.increment();
+        let (counted, budget) = (Arc::clone(&limits.open), Arc::clone(&limits.budget));
+        Self { connection, counted, budget, _place: place }
     }
 }
 
@@ -290,6 +294,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.connection.end();
         self.counted.0.decrement();
+        self.budget.closed();
     }
 }
 

@@ -53,8 +53,10 @@ const MAX_STREAMED: usize = MAX_MESSAGE;
 const STREAMS: usize = 2;
 /// Estimated cost of a request besides its message: headers, stream, task.
 const OVERHEAD: usize = 4096;
-/// Bytes of requests after which memory is returned to the system, once no request was
-/// in flight for a while and again when connections have closed.
+/// Estimated memory of an idle connection.
+const CONNECTION: usize = 16 * 1024;
+/// Bytes of requests and closed connections after which memory is returned to the
+/// system, once no request was in flight for a while, and again some seconds later.
 const WORTH_WHILE: usize = 1024 * 1024;
 const QUIET: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
@@ -72,7 +74,7 @@ pub struct Budget {
     /// Streams whose next message waits for room.
     waiting: AtomicUsize,
     streamed: Arc<Semaphore>,
-    /// Bytes of requests since memory was last returned.
+    /// Bytes of requests and closed connections since memory was last returned.
     passed: AtomicUsize,
     quiet: Notify,
 }
@@ -179,7 +181,16 @@ impl Budget {
 
     /// Records the end of a call of this many bytes.
     pub fn passed(&self, bytes: usize) {
-        let passed = self.passed.fetch_add(bytes + OVERHEAD, Relaxed) + bytes + OVERHEAD;
+        self.freed(bytes + OVERHEAD);
+    }
+
+    /// Records the end of a connection.
+    pub fn closed(&self) {
+        self.freed(CONNECTION);
+    }
+
+    fn freed(&self, bytes: usize) {
+        let passed = self.passed.fetch_add(bytes, Relaxed) + bytes;
         if passed > WORTH_WHILE && self.is_quiet() {
             self.quiet.notify_one();
         }

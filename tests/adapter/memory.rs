@@ -33,7 +33,7 @@ const EACH: usize = 56;
 /// Memory that it needs for one report at a time.
 const SMALLEST: usize = 16 * MIB;
 /// Memory that it may keep after the largest load, in KiB.
-const KEPT: usize = 1280;
+const KEPT: usize = 1024;
 
 /// Whether the adapter is a debug build, which needs more: the bounds are for a
 /// release, which `ADAPTER_UNDER_TEST` may name.
@@ -221,6 +221,17 @@ async fn checks_of_any_size_on_every_stream_fit() {
         assert!(answered > 0);
         contained.is_small_again().await;
     }
+}
+
+#[tokio::test]
+async fn many_connections_that_have_closed_leave_nothing() {
+    let Some(contained) = Contained::start(BOUND, &[]).await else { return };
+    let mut clients = Vec::new();
+    for _ in 0..500 {
+        clients.push(contained.adapter.client().await);
+    }
+    drop(clients);
+    contained.is_small_again().await;
 }
 
 /// Opens so many connections, each with a stream that has sent these messages.

@@ -176,7 +176,7 @@ fn fraction(out: &mut Vec<u8>, mut value: u64, places: usize) {
         return;
     }
     let (mut digits, mut used) = ([b'0'; 9], places);
-    while value % 10 == 0 {
+    while value.is_multiple_of(10) {
         value /= 10;
         used -= 1;
     }
@@ -246,7 +246,7 @@ pub fn now(out: &mut Vec<u8>) {
 /// their application to calendar algorithms" (2023).
 fn civil(days: i64) -> (u32, u32, u32) {
     let quarters = 4 * (days + 719_468) as u32 + 3;
-    let (century, of_century) = (quarters / 146_097, quarters % 146_097 | 3);
+    let (century, of_century) = (quarters / 146_097, (quarters % 146_097) | 3);
     let years = u64::from(of_century) * 2_939_745;
     let (year_of_century, of_year) = ((years >> 32) as u32, years as u32 / 2_939_745 / 4);
     let months = of_year * 2_141 + 197_913;

@@ -103,7 +103,8 @@ mod tests {
         let set = b"endpoint=\"/test\",fullurl=\"/productpage\"";
         for length in 0..set.len() {
             let part = &set[..length];
-            assert!(are_same(part, &part.to_vec()) && hash(1, part) == hash(1, &part.to_vec()));
+            let copy = part.to_vec();
+            assert!(are_same(part, &copy) && hash(1, part) == hash(1, &copy));
             let longer = [part, b"\0"].concat();
             assert!(!are_same(part, &longer) && hash(1, part) != hash(1, &longer));
             for at in 0..length {

@@ -126,15 +126,6 @@ pub fn append_unescaped<'t>(out: &mut Vec<u8>, text: &'t [u8]) -> &'t [u8] {
     append_plain(out, text, |word| others(word, b' ', *b"\"\\"))
 }
 
-/// The same after an escape. Bytes that need one may fill a text.
-#[inline(always)]
-pub fn append_more<'t>(out: &mut Vec<u8>, text: &'t [u8]) -> &'t [u8] {
-    match text {
-        [0..0x20, ..] => text,
-        _ => append_unescaped(out, text),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,14 +1,18 @@
 //! Escapes values in a line of text, so that a line stays one line and a field one
 //! field. Non-ASCII bytes are kept.
 
-use super::append::{append_more, append_plain, append_unescaped, others};
+use super::append::{append_plain, append_unescaped, others};
 
 /// Appends the text of a quoted field: at most four bytes per byte, as all of these.
 pub fn quoted(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = append_unescaped(out, text);
     while let Some((byte, after)) = rest.split_first() {
         escape(out, *byte);
-        rest = append_more(out, after);
+        rest = match after {
+            // They may fill a text.
+            [0..0x20, ..] => after,
+            _ => append_unescaped(out, after),
+        };
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::Ipv6Addr;
 
-use super::append::{append, append_more, append_unescaped};
+use super::append::{append, append_plain, append_unescaped, others};
 use super::go;
 use super::grammar::{Grammar, line_agrees};
 use crate::record::{Record, Value};
@@ -97,17 +97,30 @@ pub fn string(out: &mut Vec<u8>, text: &[u8]) {
 
 /// The content of a string, without its quotes.
 pub fn within_string(out: &mut Vec<u8>, text: &[u8]) {
-    let mut rest = append_unescaped(out, text);
+    let rest = append_unescaped(out, text);
+    if !rest.is_empty() {
+        escaped(out, rest);
+    }
+}
+
+/// The same from the first byte on that may need an escape.
+#[inline(never)]
+fn escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let mut rest = text;
     while let Some((byte, after)) = rest.split_first() {
         if !byte.is_ascii() {
             return beyond_ascii(out, rest);
         }
         escape(out, *byte);
-        rest = append_more(out, after);
+        rest = match after {
+            // They may fill a text.
+            [0..0x20, ..] => after,
+            _ => append_plain(out, after, |word| others(word, b' ', *b"\"\\")),
+        };
     }
 }
 
-/// The same from the first byte beyond ASCII on.
+/// The same from the first byte on that is not ASCII.
 #[inline(never)]
 fn beyond_ascii(out: &mut Vec<u8>, text: &[u8]) {
     for chunk in text.utf8_chunks() {

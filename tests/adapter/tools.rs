@@ -332,7 +332,7 @@ async fn probe_by_http_asks_the_metrics_port() {
     let probe = |service: &str| run(Path::new(PROGRAM), &["probe", "--http", &port, service], b"");
     assert_printed(&probe(""), 0, b"SERVING\n", "");
     assert_printed(&probe("metric.HandleMetricService"), 0, b"SERVING\n", "");
-    assert_printed(&probe("no.such.Service"), 1, b"SERVICE_UNKNOWN\n", "probe: not serving");
+    assert_printed(&probe("no.such.Service"), 1, b"SERVICE_UNKNOWN\n", "probe: no such service");
     let other = run(Path::new(PROGRAM), &["probe", "--http", &adapter.port.to_string()], b"");
     assert_printed(&other, 1, b"", &format!("probe: port {}: ", adapter.port));
     adapter.signal(Signal::TERM);

@@ -166,6 +166,7 @@ async fn the_end_of_the_first_certificate_and_of_the_last_ca_is_a_metric() {
     let secret = Secret::new(&servers.issue(&[SERVER], 2001), &clients);
     let adapter = secret.start(false, &[]).await;
     assert_eq!(expiry(&adapter, "server"), Some(1_009_756_800.0));
+    adapter.logged("the server's certificate has expired, renew it expires=2001-12-31T00:00:00Z").await;
     assert!(Tls::new(&servers, None).stream(adapter.port).await.is_err());
     adapter.logged("a client refuses our certificate").await;
 }

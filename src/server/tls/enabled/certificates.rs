@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use records::render::go;
 use rustls::crypto::ring;
@@ -36,6 +36,9 @@ impl Certificates {
         let chain = certificates(chain, "--tls-cert")?;
         let key = private_key(key)?;
         let expires = expiries(&chain, "--tls-cert")?.min().unwrap_or_default();
+        if SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| now.as_secs() > expires) {
+            log::warn!("the server's certificate has expired, renew it expires={}", Date(expires));
+        }
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;

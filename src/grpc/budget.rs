@@ -54,7 +54,7 @@ const STREAMS: usize = 2;
 /// Estimated cost of a request besides its message: headers, stream, task.
 const OVERHEAD: usize = 4096;
 /// Estimated memory of an idle connection.
-const CONNECTION: usize = 16 * 1024;
+const CONNECTION: usize = 24 * 1024;
 /// Bytes of requests and closed connections after which memory is returned to the
 /// system, once no request was in flight for a while, and again some seconds later.
 const WORTH_WHILE: usize = 1024 * 1024;
@@ -172,9 +172,11 @@ impl Budget {
             self.passed.store(0, Relaxed);
             for pause in QUIET {
                 tokio::time::sleep(pause).await;
-                if self.is_quiet() {
-                    memory::give_back();
+                // The last requests of a load may be few and slow.
+                while !self.is_quiet() {
+                    tokio::time::sleep(pause).await;
                 }
+                memory::give_back();
             }
         }
     }

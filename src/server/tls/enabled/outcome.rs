@@ -123,7 +123,7 @@ impl Outcome {
                 "a client's certificate is not accepted; give it one for client authentication"
             }
             Self::RefusedByPeer => {
-                "a client refuses our certificate; give it the CA of --tls-cert, and the name or SPIFFE id that it expects to us"
+                "a client refuses our certificate; let it trust the CA of --tls-cert, and get a certificate with the name or SPIFFE id that the client expects"
             }
             // callers.rs logs the names.
             Self::Name => return None,

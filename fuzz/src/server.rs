@@ -92,9 +92,15 @@ impl Server {
             budget: Arc::new(Budget::new(patience, 64)),
             unknown: Once::default(),
         });
+        let limits = Limits {
+            open: Arc::default(),
+            budget: Arc::clone(&services.budget),
+            connections: 64,
+            told: Arc::default(),
+            connection_age: None,
+            tls: None,
+        };
         let dispatcher = move |connection| Dispatcher { services: Arc::clone(&services), connection };
-        let limits =
-            Limits { open: Arc::default(), connections: 64, told: Arc::default(), connection_age: None, tls: None };
         let states = health.states();
         runtime.spawn(async move {
             journal.deliver(|is_accepting| health.set_reports(is_accepting)).await;

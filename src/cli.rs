@@ -299,9 +299,12 @@ fn read<'a>(typed: &'a [String], options: &[Listed], given: &mut Given) -> Resul
             "-h" | "--help" | "help" => return Err(Early::Text(HELP.into())),
             "-V" | "--version" => return Err(Early::Text(format!("{VERSION}\n"))),
             "--" => {
-                given.typed.push(PORT);
                 words.push(word);
+                let positional = rest.len();
                 words.extend(rest.by_ref());
+                if positional > 0 {
+                    given.typed.push(PORT);
+                }
             }
             _ if word.starts_with('-') => {
                 let (name, joined) =

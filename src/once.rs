@@ -1,9 +1,10 @@
-//! Limits a log message to one per key and period, for a bounded number of keys.
+//! Limits a log message to one per key and period, for a bounded number of keys. What
+//! is left out for lack of room is logged once in a period, too.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Limit on remembered keys; for others nothing is logged.
+/// Limit on remembered keys; others are not logged.
 const MAX_KEYS: usize = 64;
 /// Limit on the remembered bytes of a key.
 const MAX_KEY: usize = 128;
@@ -13,7 +14,14 @@ const PERIOD: Duration = Duration::from_secs(600);
 
 /// Keys that were logged, and when.
 #[derive(Debug, Default)]
-pub struct Once(Mutex<Vec<(Box<[u8]>, Instant)>>);
+pub struct Once(Mutex<Keys>);
+
+#[derive(Debug, Default)]
+struct Keys {
+    logged: Vec<(Box<[u8]>, Instant)>,
+    /// When a lack of room was logged.
+    full: Option<Instant>,
+}
 
 impl Once {
     /// Whether a key is due: it was not in this period, and there is room to remember
@@ -25,12 +33,24 @@ impl Once {
     fn is_due_at(&self, now: Instant, key: &[u8]) -> bool {
         let key = &key[..key.len().min(MAX_KEY)];
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.retain(|(_, logged)| now.duration_since(*logged) < PERIOD);
-        let is_due = keys.len() < MAX_KEYS && !keys.iter().any(|(known, _)| **known == *key);
-        if is_due {
-            keys.push((key.into(), now));
+        let is_recent = |logged: Instant| now.duration_since(logged) < PERIOD;
+        keys.logged.retain(|(_, logged)| is_recent(*logged));
+        if keys.logged.iter().any(|(known, _)| **known == *key) {
+            return false;
         }
-        is_due
+        if keys.logged.len() < MAX_KEYS {
+            keys.logged.push((key.into(), now));
+            return true;
+        }
+        if !keys.full.is_some_and(is_recent) {
+            keys.full = Some(now);
+            log::warn!(
+                "more than {MAX_KEYS} different lines of a kind in {} minutes; the rest is not logged first={}",
+                PERIOD.as_secs() / 60,
+                key.escape_ascii()
+            );
+        }
+        false
     }
 }
 
@@ -48,5 +68,6 @@ mod tests {
         assert!(!is_due(b"a"));
         assert!(!once.is_due_at(start + PERIOD / 2, b"a") && once.is_due_at(start + PERIOD, b"a"));
         assert!(once.is_due_at(start + PERIOD, b"new"));
+        assert_eq!(once.0.lock().unwrap().full, Some(start));
     }
 }

@@ -103,7 +103,9 @@ impl Reason {
     /// What an operator may do about it, where the text of the refusal does not say so.
     pub const fn remedy(self) -> &'static str {
         match self {
-            Self::Malformed => "; install the template of manifests/templates, or check the sender's version",
+            Self::Malformed => {
+                "; for Mixer install the template of manifests/templates, otherwise check the sender's version"
+            }
             Self::NoVolume => "; name one, or no file_path",
             Self::Queue => "; the volume is too slow, see --queue-timeout",
             Self::Deadline => "; raise it, as connection.timeout in a handler",

@@ -37,8 +37,8 @@ struct State<T> {
     value: Arc<T>,
     stamps: Vec<Stamp>,
     checked: Instant,
-    /// Whether the files could not be read again.
-    stale: bool,
+    /// Why the files could not be read again, if so.
+    stale: Option<String>,
 }
 
 /// Identifies a version of a file: device, inode, size, change time.
@@ -67,7 +67,7 @@ impl<T: Display> Reloaded<T> {
         parse: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let (value, stamps) = read(&paths, max_file, &parse)?;
-        let state = State { value, stamps, checked: Instant::now(), stale: false };
+        let state = State { value, stamps, checked: Instant::now(), stale: None };
         Ok(Self(Arc::new(Inner { what, paths, max_file, parse: Box::new(parse), state: Mutex::new(state) })))
     }
 
@@ -94,21 +94,23 @@ impl<T: Display> Inner<T> {
         let unchanged = |(path, known): (&PathBuf, &Stamp)| {
             std::fs::metadata(path).is_ok_and(|status| stamp(&status) == *known)
         };
-        if !state.stale && self.paths.iter().zip(&state.stamps).all(unchanged) {
+        if state.stale.is_none() && self.paths.iter().zip(&state.stamps).all(unchanged) {
             return;
         }
         let (what, paths) = (self.what, self.named());
         match read(&self.paths, self.max_file, &*self.parse) {
             Ok((value, stamps)) => {
-                if stamps != state.stamps || state.stale {
+                if stamps != state.stamps || state.stale.is_some() {
                     log::info!("read the {what} again {paths} {value}");
                 }
-                (state.value, state.stamps, state.stale) = (value, stamps, false);
+                (state.value, state.stamps, state.stale) = (value, stamps, None);
             }
             Err(error) => {
-                if !std::mem::replace(&mut state.stale, true) {
-                    log::warn!("cannot read the {what}, the last ones hold {paths} error={error}");
+                let reason = error.to_string();
+                if state.stale.as_ref() != Some(&reason) {
+                    log::warn!("cannot read the {what}, the last ones hold {paths} error={reason}");
                 }
+                state.stale = Some(reason);
             }
         }
     }
@@ -135,7 +137,7 @@ impl<T: Display + Send + Sync> Reload for Reloaded<T> {
     fn is_stale(&self) -> bool {
         // Files may be used less often than metrics are read.
         self.current();
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).stale
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).stale.is_some()
     }
 }
 
@@ -232,6 +234,8 @@ mod tests {
         assert_eq!(seen(), (("b".into(), false), false));
         write(1, "more than 8 bytes");
         assert_eq!(seen(), (("b".into(), true), true));
+        let reason = || files.0.state.lock().unwrap().stale.clone().unwrap_or_default();
+        assert!(reason().contains("larger than"), "{}", reason());
         std::fs::remove_file(&paths[1]).unwrap();
         assert_eq!(seen(), (("b".into(), true), true));
         write(1, "b");

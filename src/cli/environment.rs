@@ -6,6 +6,7 @@
 //! are ignored.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 
 use super::{Given, Listed, PORT, values};
 
@@ -82,24 +83,29 @@ fn add_option(words: &mut Vec<String>, option: Listed, value: &str) -> Result<()
     Ok(())
 }
 
-/// The port that `probe` asks without an argument: the adapter's in the same container.
-pub fn port() -> Result<u16, String> {
-    port_of(PORT, super::DEFAULT_PORT)
+/// An address, or all, and a port.
+type Listener = (Option<IpAddr>, u16);
+
+/// What `probe` asks without an argument: the adapter in the same container.
+pub fn listener() -> Result<Listener, String> {
+    Ok((value_of("--address", values::ip)?, value_of(PORT, values::port)?.unwrap_or(super::DEFAULT_PORT)))
 }
 
 /// The same for `probe --http`.
-pub fn metrics_port() -> Result<u16, String> {
-    port_of("--metrics-port", super::DEFAULT_METRICS_PORT)
+pub fn metrics_listener() -> Result<Listener, String> {
+    let port = value_of("--metrics-port", values::port_or_off)?.unwrap_or(Some(super::DEFAULT_METRICS_PORT));
+    let off = || format!("{}: off; there is no metrics port", variable("--metrics-port"));
+    Ok((value_of("--metrics-address", values::ip)?, port.ok_or_else(off)?))
 }
 
-fn port_of(option: &str, default: u16) -> Result<u16, String> {
+fn value_of<T>(option: &str, parse: fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
     let variable = variable(option);
     let value = std::env::var_os(&variable).unwrap_or_default();
-    match &*value.to_string_lossy() {
-        "" => Ok(default),
-        text if is_link(&variable, text) => Ok(default),
-        text => values::port(text).map_err(|hint| format!("{variable}: {hint}")),
+    let value = value.to_string_lossy();
+    if value.is_empty() || is_link(&variable, &value) {
+        return Ok(None);
     }
+    parse(&value).map(Some).map_err(|hint| format!("{variable}: {hint}"))
 }
 
 /// Whether Kubernetes, or Docker in the same manner, sets this variable for a Service:
@@ -214,6 +220,13 @@ mod tests {
         )
         .unwrap();
         assert_eq!(given.unknown, ["MYGRPCADAPTER_DRAIN_DELY", "MYGRPCADAPTER_HELP"]);
+    }
+
+    #[test]
+    fn the_end_of_the_options_leaves_the_port_to_the_environment() {
+        let port = [("MYGRPCADAPTER_PORT", "77")];
+        assert_eq!(read(&["--"], &port).unwrap().0.port, 77);
+        assert_eq!(read(&["--", "78"], &port).unwrap().0.port, 78);
     }
 
     #[test]

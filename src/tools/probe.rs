@@ -1,13 +1,13 @@
-//! `probe [--http] [PORT] [SERVICE]`: queries the health of a running adapter over gRPC,
+//! `probe [--http] [[ADDRESS:]PORT] [SERVICE]`: queries the health of a running adapter over gRPC,
 //! or over HTTP from its metrics port, which never needs TLS.
 //!
 //! One request needs no HTTP/2 library: a fixed preface, one uncompressed header
-//! block, and a reader for the one frame that holds the message. It connects to
-//! loopback only, so no proxy interferes.
+//! block, and a reader for the one frame that holds the message. It connects directly,
+//! by default to loopback, so no proxy interferes.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -38,11 +38,12 @@ const MAX_FRAMES: usize = 32;
 const MAX_FRAME: usize = 16 * 1024;
 
 pub(super) const USAGE: &str = "\
-Usage: probe [--http] [PORT] [SERVICE]
+Usage: probe [--http] [[ADDRESS:]PORT] [SERVICE]
 
 Asks the adapter on PORT of this host for the health of SERVICE, or of the whole.
-The default of PORT is MYGRPCADAPTER_PORT, then 8000. With --http it asks the
-metrics port, as a port with TLS needs: MYGRPCADAPTER_METRICS_PORT, then 9145.
+The defaults are those of the adapter: MYGRPCADAPTER_ADDRESS, then loopback, and
+MYGRPCADAPTER_PORT, then 8000. With --http it asks the metrics port, as a port
+with TLS needs: MYGRPCADAPTER_METRICS_ADDRESS, MYGRPCADAPTER_METRICS_PORT.
 Exits with 0 if the adapter serves.";
 
 /// Prints the status; fails unless it is SERVING.
@@ -51,21 +52,21 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     let words: Option<Vec<&str>> = words.iter().map(|word| word.to_str()).collect();
     let words = words.ok_or_else(|| usage("not UTF-8"))?;
     let (ask, default, words): (Ask, fn() -> _, _) = match &words[..] {
-        ["--http", words @ ..] => (ask_by_http, environment::metrics_port, words),
-        words => (ask_by_grpc, environment::port, words),
+        ["--http", words @ ..] => (ask_by_http, environment::metrics_listener, words),
+        words => (ask_by_grpc, environment::listener, words),
     };
-    let (port, service) = match *words {
+    let (to, service) = match *words {
         [] => (None, ""),
-        [port] => (Some(port), ""),
-        [port, service] if !service.starts_with('-') => (Some(port), service),
+        [to] => (Some(to), ""),
+        [to, service] if !service.starts_with('-') => (Some(to), service),
         _ => return Err(usage("too many words")),
     };
-    let port = match port {
-        Some(port) => port.parse().map_err(|_| usage(&format!("not a port: {port}")))?,
+    let (address, port) = match to {
+        Some(to) => listener(to).ok_or_else(|| usage(&format!("not a port: {to}")))?,
         None => default().map_err(|error| usage(&error))?,
     };
-    let status =
-        ask(port, service).map_err(|error| Stop::Failed(format!("port {port}: {}", reason(&error))))?;
+    let status = ask(&addresses(address, port), service)
+        .map_err(|error| Stop::Failed(format!("port {port}: {}", reason(&error))))?;
     writeln!(out, "{}", status.as_str_name()).map_err(Stop::Output)?;
     match status {
         ServingStatus::Serving => Ok(()),
@@ -83,8 +84,25 @@ fn unknown(service: &str) -> String {
     format!("no such service: {service}; there are {}", routes::names())
 }
 
-/// Asks a port for the status of a service.
-type Ask = fn(u16, &str) -> io::Result<ServingStatus>;
+/// Parses `PORT` or `ADDRESS:PORT`.
+fn listener(word: &str) -> Option<(Option<IpAddr>, u16)> {
+    let address: Option<SocketAddr> = word.parse().ok();
+    match address {
+        Some(address) => Some((Some(address.ip()), address.port())),
+        None => Some((None, word.parse().ok()?)),
+    }
+}
+
+/// Where to connect for what listens on this address, or on all.
+fn addresses(address: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
+    match address.filter(|address| !address.is_unspecified()) {
+        Some(address) => vec![(address, port).into()],
+        None => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+    }
+}
+
+/// Asks the first of these addresses that answers for the status of a service.
+type Ask = fn(&[SocketAddr], &str) -> io::Result<ServingStatus>;
 
 /// An error in the terms of a probe.
 fn reason(error: &io::Error) -> String {
@@ -103,9 +121,9 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-fn ask_by_http(port: u16, service: &str) -> io::Result<ServingStatus> {
+fn ask_by_http(to: &[SocketAddr], service: &str) -> io::Result<ServingStatus> {
     let request = format!("GET /readyz?service={service} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    let stream = connect(port, request.as_bytes())?;
+    let stream = connect(to, request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(MAX_FRAME as u64).read_to_end(&mut answer)?;
     match answer.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3)) {
@@ -117,18 +135,24 @@ fn ask_by_http(port: u16, service: &str) -> io::Result<ServingStatus> {
 }
 
 /// Connects and sends all bytes.
-fn connect(port: u16, bytes: &[u8]) -> io::Result<Timed> {
+fn connect(to: &[SocketAddr], bytes: &[u8]) -> io::Result<Timed> {
     let deadline = Instant::now() + TIMEOUT;
-    let addresses: [SocketAddr; 2] = [(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
-    let connect = |address| TcpStream::connect_timeout(address, left(deadline)?);
-    let mut stream = connect(&addresses[0]).or_else(|error| connect(&addresses[1]).map_err(|_| error))?;
+    let mut outcome = Err(io::ErrorKind::ConnectionRefused.into());
+    for address in to {
+        let connected = TcpStream::connect_timeout(address, left(deadline)?);
+        outcome = connected.or_else(|error| outcome.map_err(|_: io::Error| error));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    let mut stream = outcome?;
     stream.set_write_timeout(Some(left(deadline)?))?;
     stream.write_all(bytes)?;
     Ok(Timed { stream, deadline })
 }
 
-fn ask_by_grpc(port: u16, service: &str) -> io::Result<ServingStatus> {
-    let mut stream = connect(port, &request(service))?;
+fn ask_by_grpc(to: &[SocketAddr], service: &str) -> io::Result<ServingStatus> {
+    let mut stream = connect(to, &request(service))?;
     for _ in 0..MAX_FRAMES {
         let mut head = [0; 9];
         stream.read_exact(&mut head[..1])?;

@@ -43,7 +43,7 @@ async fn each_refused_request_is_logged_once_for_its_service_and_reason() {
             request(Some(params(OWN, b"../x")), "n"),
             &["name the file without", "reason=config service=metric."],
         ),
-        (METRIC, b"\xff".to_vec(), &["reason=malformed service=metric.", "; install the template"]),
+        (METRIC, b"\xff".to_vec(), &["reason=malformed service=metric.", "; for Mixer install the template"]),
         (METRIC, vec![0; (4 << 20) + 1], &["code=ResourceExhausted service=metric.", "send less at once"]),
         (
             AUTHORIZATION,

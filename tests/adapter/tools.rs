@@ -289,6 +289,34 @@ async fn without_a_port_probe_asks_that_of_the_environment() {
 }
 
 #[tokio::test]
+async fn probe_asks_another_address_by_its_argument_or_the_environment() {
+    let addresses = ["--address", "127.0.0.2", "--metrics-address", "127.0.0.3", "--metrics-port", "0"];
+    let adapter = Adapter::start(&addresses).await;
+    let (port, metrics_port) = (adapter.port.to_string(), adapter.metrics_port.unwrap().to_string());
+    let probe = |words: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("probe")
+            .args(words)
+            .env("MYGRPCADAPTER_ADDRESS", "127.0.0.2")
+            .env("MYGRPCADAPTER_PORT", &port);
+        command
+            .env("MYGRPCADAPTER_METRICS_ADDRESS", "127.0.0.3")
+            .env("MYGRPCADAPTER_METRICS_PORT", &metrics_port);
+        command.output().unwrap()
+    };
+    for words in [
+        &[][..],
+        &["--http"],
+        &[&format!("127.0.0.2:{port}")],
+        &["--http", &format!("127.0.0.3:{metrics_port}")],
+    ] {
+        assert_printed(&probe(words), 0, b"SERVING\n", "");
+    }
+    assert_printed(&probe(&[&port]), 1, b"", "nothing listens there");
+}
+
+#[tokio::test]
 async fn probe_of_the_metrics_port_says_which_port_it_asks() {
     let adapter = Adapter::start(&["--metrics-port", "0"]).await;
     let output = probe(adapter.metrics_port.unwrap(), "", &[]).await;
@@ -457,7 +485,7 @@ fn probe_takes_a_port_and_a_service_and_nothing_else() {
             &run(Path::new(PROGRAM), words, b""),
             64,
             b"",
-            "Usage: probe [--http] [PORT] [SERVICE]",
+            "Usage: probe [--http] [[ADDRESS:]PORT] [SERVICE]",
         );
     }
 }

@@ -120,6 +120,20 @@ async fn only_clients_with_a_certificate_and_a_permitted_name_may_call() {
 }
 
 #[tokio::test]
+async fn a_chain_of_more_than_four_intermediates_is_refused_before_it_is_verified() {
+    let (servers, clients) = authorities();
+    let adapter = Secret::new(&servers.server(), &clients).start(true, &[]).await;
+    let fourth = (1..4).fold(clients.beneath("0"), |ca, at| ca.beneath(&at.to_string()));
+    let client = Tls::new(&servers, Some(&fourth.issue(&[MIXER], 2099))).client(&adapter).await.unwrap();
+    assert_eq!(client.unary(METRIC, &SHAPE.message("a")).await.unwrap(), Reply::default());
+    let longer = fourth.beneath("4").issue(&[MIXER], 2099);
+    assert_no_call(&adapter, Tls::new(&servers, Some(&longer)), "HandshakeFailure").await;
+    let line = adapter.logged("a client's certificate is not accepted").await;
+    assert!(line.contains("with a short chain") && line.contains("more than 4"), "{line}");
+    assert_eq!(handshakes(&adapter, "certificate"), 1.0);
+}
+
+#[tokio::test]
 async fn clients_that_cannot_be_served_are_told_apart() {
     let (servers, clients) = authorities();
     let adapter = Secret::new(&servers.server(), &clients).start(false, &[]).await;

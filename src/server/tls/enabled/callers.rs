@@ -13,6 +13,9 @@ use crate::policy::name::Name;
 use crate::quoted::quoted;
 
 const SPIFFE: &[u8] = b"spiffe://";
+/// Limit on the certificates between a client's and its CA: webpki verifies up to a
+/// hundred signatures for a chain made for that.
+const MAX_INTERMEDIATES: usize = 4;
 
 /// The names of permitted callers. Clones share what was logged.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +111,9 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        if intermediates.len() > MAX_INTERMEDIATES {
+            return Err(Error::General(format!("more than {MAX_INTERMEDIATES} intermediate certificates")));
+        }
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
         if self.callers.are_all_permitted() || self.callers.permit(end_entity) {
             return Ok(verified);

@@ -64,6 +64,8 @@ impl Outcome {
             Some(Error::NoApplicationProtocol) => Self::Alpn,
             Some(Error::NoCertificatesPresented) => Self::NoCertificate,
             Some(Error::InvalidCertificate(error)) => Self::of_certificate(error),
+            // callers.rs refuses a chain.
+            Some(Error::General(_)) => Self::Certificate,
             Some(Error::AlertReceived(_)) => Self::RefusedByPeer,
             Some(_) => Self::Invalid,
             None if error.kind() == io::ErrorKind::Other => Self::Invalid,
@@ -120,7 +122,7 @@ impl Outcome {
             }
             Self::Expired => "a client's certificate is not valid now; renew it, or set the clocks",
             Self::Certificate => {
-                "a client's certificate is not accepted; give it one for client authentication"
+                "a client's certificate is not accepted; give it one for client authentication, with a short chain"
             }
             Self::RefusedByPeer => {
                 "a client refuses our certificate; let it trust the CA of --tls-cert, and get a certificate with the name or SPIFFE id that the client expects"

@@ -278,16 +278,22 @@ impl Queue {
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
-        if state.progress == Progress::Idle && !state.batches.is_empty() {
+        let is_work = state.progress == Progress::Idle && !state.batches.is_empty();
+        if is_work {
             state.progress = Progress::Busy(Instant::now());
-            self.work.notify_one();
         }
-        Update {
+        let update = Update {
             finished: std::mem::take(&mut state.finished),
             is_freed: std::mem::take(&mut state.is_freed),
             progress: state.progress,
             is_accepting: !state.is_failing && state.progress != Progress::Stalled,
+        };
+        // Without the lock: on a single CPU the woken thread would wait for it.
+        drop(state);
+        if is_work {
+            self.work.notify_one();
         }
+        update
     }
 
     /// Lets the writer measure the volume.
@@ -370,18 +376,25 @@ impl Queue {
 
     /// Returns a round with its outcomes to the event loop. See [`Self::done`].
     pub(super) fn finish(&self, batches: Vec<Batch>, written: Vec<Written>, is_accepting: bool) -> bool {
-        self.lock().finish(batches, written);
-        self.done(is_accepting)
+        let mut state = self.lock();
+        state.finish(batches, written);
+        Self::end_work(state, is_accepting)
     }
 
     /// Ends the writer's work; `is_accepting` is the condition of the volume. Returns
     /// whether that ends a stall.
     pub(super) fn done(&self, is_accepting: bool) -> bool {
-        let mut state = self.lock();
+        Self::end_work(self.lock(), is_accepting)
+    }
+
+    fn end_work(mut state: MutexGuard<'_, State>, is_accepting: bool) -> bool {
         state.is_freed = true;
         state.is_failing = !is_accepting;
         let before = std::mem::take(&mut state.progress);
-        state.wake();
+        let waker = state.waker.clone();
+        // Without the lock: on a single CPU the woken thread would wait for it.
+        drop(state);
+        waker.inspect(Waker::wake_by_ref);
         before == Progress::Stalled
     }
 

@@ -26,7 +26,7 @@ const MIB: usize = 1 << 20;
 /// Memory that the adapter needs with default flags, under any load.
 const BOUND: usize = 28 * MIB;
 /// Memory for 500 sidecars with two busy workers each.
-const MESH: usize = 80 * MIB;
+const MESH: usize = 96 * MIB;
 /// Memory of an idle connection with an open stream, in KiB: mostly buffers of h2, which
 /// keep the size of the largest frame.
 const EACH: usize = 48;

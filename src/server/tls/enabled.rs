@@ -1,7 +1,7 @@
 //! A build with TLS: TLS 1.2 and 1.3 by rustls, without renegotiation and early data.
 //!
 //! The event loop computes one step of one handshake per turn, so that a flood of
-//! handshakes delays other calls by one signature.
+//! handshakes delays other calls by one signature, or those of one chain.
 
 mod callers;
 mod certificates;

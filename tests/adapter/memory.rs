@@ -29,7 +29,7 @@ const BOUND: usize = 28 * MIB;
 const MESH: usize = 96 * MIB;
 /// Memory of an idle connection with an open stream, in KiB: mostly buffers of h2, which
 /// keep the size of the largest frame.
-const EACH: usize = 48;
+const EACH: usize = 50;
 /// Memory that it needs for one report at a time.
 const SMALLEST: usize = 16 * MIB;
 /// Memory that it may keep after the largest load, in KiB.

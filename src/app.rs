@@ -260,8 +260,10 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
     process::take_descriptors(args.max_connections);
     let health = Health::new(&SERVICES);
     let budget = Arc::new(Budget::new(args.queue_timeout, args.max_connections as usize));
-    let (loads, closed) = (Arc::clone(&budget), Arc::clone(&budget));
-    tokio::spawn(async move { loads.give_back_after_loads().await });
+    let (loads, closed, journal) = (Arc::clone(&budget), Arc::clone(&budget), core.journal.clone());
+    tokio::spawn(async move {
+        loads.give_back_after_loads(|| journal.iter().for_each(|journal| journal.free_spare())).await
+    });
     say_where(&listener, admin.as_ref());
     start_delivering(core.journal.clone(), &health);
     let services = Arc::new(services(&core, ext_authz, callers, health.clone(), budget));

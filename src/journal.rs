@@ -156,6 +156,12 @@ impl Journal {
         &self.volume
     }
 
+    /// Frees a buffer that is kept for the next batch: earlier ones may have left it
+    /// touched.
+    pub fn free_spare(&self) {
+        self.queue.free_spare();
+    }
+
     /// Whether no write has taken [`PROMPT`] so far.
     pub fn is_prompt(&self) -> bool {
         self.queue.is_prompt(PROMPT)

@@ -165,8 +165,8 @@ impl Budget {
         Ok(Permit { budget, requests: 1, max_small, refusal, small: 0, large: None, held: None, _call: call })
     }
 
-    /// Returns memory to the system after a load. Ends with the runtime.
-    pub async fn give_back_after_loads(&self) {
+    /// Returns memory to the system after a load, `free` first. Ends with the runtime.
+    pub async fn give_back_after_loads(&self, free: impl Fn()) {
         loop {
             self.quiet.notified().await;
             self.passed.store(0, Relaxed);
@@ -176,6 +176,7 @@ impl Budget {
                 while !self.is_quiet() {
                     tokio::time::sleep(pause).await;
                 }
+                free();
                 memory::give_back();
             }
         }

@@ -234,6 +234,11 @@ impl Queue {
         self.lock().progress == Progress::Stalled
     }
 
+    /// Frees the buffer for the next batch.
+    pub(super) fn free_spare(&self) {
+        self.lock().spare = Vec::new();
+    }
+
     /// Bytes pending or being written.
     pub(super) fn queued(&self) -> usize {
         self.lock().queued

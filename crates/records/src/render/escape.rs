@@ -48,16 +48,23 @@ pub fn line(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
+/// The hexadecimal digits of a byte.
+pub fn hex_digits(byte: u8) -> [u8; 2] {
+    [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)])
+}
+
 /// Appends a byte that is not plain.
 #[inline(never)]
 fn escape(out: &mut Vec<u8>, byte: u8) {
-    let digit = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
     match byte {
         b'\n' => out.extend_from_slice(b"\\n"),
         b'\r' => out.extend_from_slice(b"\\r"),
         b'\t' => out.extend_from_slice(b"\\t"),
         b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-        0..=b' ' | 0x7f => out.extend_from_slice(&[b'\\', b'x', digit(byte >> 4), digit(byte & 15)]),
+        0..=b' ' | 0x7f => {
+            let [high, low] = hex_digits(byte);
+            out.extend_from_slice(&[b'\\', b'x', high, low]);
+        }
         _ => out.push(byte),
     }
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::Ipv6Addr;
 
 use super::append::{append, append_plain, append_unescaped, others};
+use super::escape::hex_digits;
 use super::go;
 use super::grammar::{Grammar, line_agrees};
 use crate::record::{Record, Value};
@@ -115,6 +116,7 @@ fn escaped(out: &mut Vec<u8>, text: &[u8]) {
         rest = match after {
             // They may fill a text.
             [0..0x20, ..] => after,
+            // Inlined `append_unescaped`: a line of Envoy has a quote every few words.
             _ => append_plain(out, after, |word| others(word, b' ', *b"\"\\")),
         };
     }
@@ -160,9 +162,7 @@ pub fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
 /// Bytes as a hexadecimal string.
 pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
-    for digit in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
-        out.push(b"0123456789abcdef"[usize::from(digit)]);
-    }
+    bytes.iter().for_each(|byte| out.extend_from_slice(&hex_digits(*byte)));
     out.push(b'"');
 }
 
@@ -187,8 +187,8 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
         b'\r' => out.extend_from_slice(b"\\r"),
         b'\t' => out.extend_from_slice(b"\\t"),
         0..0x20 => {
-            let digit = |digit: u8| b"0123456789abcdef"[usize::from(digit)];
-            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+            let [high, low] = hex_digits(byte);
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
         }
         _ => out.push(byte),
     }
@@ -212,7 +212,7 @@ pub fn address(out: &mut Vec<u8>, bytes: &[u8]) {
     }
     let Ok(octets) = <[u8; 16]>::try_from(bytes) else {
         out.extend_from_slice(b"0x");
-        return bytes.iter().for_each(|byte| drop(write!(out, "{byte:02x}")));
+        return bytes.iter().for_each(|byte| out.extend_from_slice(&hex_digits(*byte)));
     };
     let six = Ipv6Addr::from(octets);
     match six.to_ipv4_mapped() {

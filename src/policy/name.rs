@@ -1,5 +1,8 @@
 //! A permitted name: exact, or up to a final `*`.
 
+/// The start of a SPIFFE id.
+pub const SPIFFE: &[u8] = b"spiffe://";
+
 /// A permitted name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Name {
@@ -18,6 +21,11 @@ impl Name {
             return None;
         }
         Some(if is_wild { Self::StartsWith(name.into()) } else { Self::Exact(name.into()) })
+    }
+
+    /// Parses a SPIFFE id in the same manner; `None` for anything else.
+    pub fn spiffe(text: &[u8]) -> Option<Self> {
+        Self::parse(text).filter(|_| text.starts_with(SPIFFE) && text != SPIFFE)
     }
 
     /// Whether it permits this name.
@@ -49,6 +57,15 @@ mod tests {
         }
         for text in ["", "**", "*a", "a*b", "a b", "a\n", "\u{e9}"] {
             assert_eq!(Name::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_spiffe_id_has_a_domain_or_is_open() {
+        for (text, expected) in
+            [("spiffe://d/a", true), ("spiffe://*", true), ("spiffe://", false), ("d/a", false), ("*", false)]
+        {
+            assert_eq!(Name::spiffe(text.as_bytes()).is_some(), expected, "{text}");
         }
     }
 }

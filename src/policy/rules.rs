@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::name::Name;
+use super::name::{Name, SPIFFE};
 use crate::reload::Reloaded;
 
 /// Size limit of the file, in bytes.
@@ -19,7 +19,6 @@ const MAX_FILE: u64 = 64 * 1024;
 
 /// The first word of a line that names a principal.
 const PRINCIPAL: &[u8] = b"principal";
-const SPIFFE: &[u8] = b"spiffe://";
 
 /// The rules of a file.
 #[derive(Default)]
@@ -92,11 +91,7 @@ fn names_a_principal(line: &[u8]) -> bool {
 fn principal(line: &[u8]) -> Option<Name> {
     let rest = line.strip_prefix(PRINCIPAL)?;
     let name = rest.trim_ascii_start();
-    if name.len() == rest.len() || !name.starts_with(SPIFFE) || name == SPIFFE {
-        None
-    } else {
-        Name::parse(name)
-    }
+    Name::spiffe(name).filter(|_| name.len() < rest.len())
 }
 
 /// A file of rules, reloaded when it changes.

@@ -9,10 +9,9 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use webpki::EndEntityCert;
 
 use crate::once::Once;
-use crate::policy::name::Name;
+use crate::policy::name::{Name, SPIFFE};
 use crate::quoted::quoted;
 
-const SPIFFE: &[u8] = b"spiffe://";
 /// Limit on the certificates between a client's and its CA: webpki verifies up to a
 /// hundred signatures for a chain made for that.
 const MAX_INTERMEDIATES: usize = 4;
@@ -32,7 +31,7 @@ impl Callers {
     pub(super) fn new(names: &[String]) -> Result<Self, String> {
         let (uris, domains): (Vec<_>, Vec<_>) =
             names.iter().partition(|name| name.as_bytes().starts_with(SPIFFE));
-        let uris: Option<Vec<Name>> = uris.into_iter().map(|name| uri(name)).collect();
+        let uris: Option<Vec<Name>> = uris.into_iter().map(|name| Name::spiffe(name.as_bytes())).collect();
         let domains: Option<Vec<Name>> = domains.into_iter().map(|name| domain(name)).collect();
         match (uris, domains) {
             (Some(uris), Some(domains)) => {
@@ -73,10 +72,6 @@ impl Callers {
 
 fn allow(permitted: &[Name], name: &[u8]) -> bool {
     permitted.iter().any(|permitted| permitted.allows(name))
-}
-
-fn uri(text: &str) -> Option<Name> {
-    Name::parse(text.as_bytes()).filter(|name| *name != Name::Exact(SPIFFE.into()))
 }
 
 fn domain(text: &str) -> Option<Name> {

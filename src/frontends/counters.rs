@@ -56,6 +56,12 @@ impl Counters {
         }
     }
 
+    /// Counts and logs an audit record that is lost at once.
+    pub fn lost_audit(&self, asker: Asker) {
+        self.audit_errors.add(1);
+        self.refused(asker.label(), None, &Refusal::no_audit());
+    }
+
     /// Logs that requests are refused, once in a while for each service, reason and key.
     pub fn log(&self, service: &str, peer: Option<IpAddr>, reason: &str, key: &str, text: &str) {
         let logged = if key.is_empty() { &self.logged } else { &self.handlers };

@@ -128,8 +128,7 @@ impl Authorizer {
             })
         });
         if !is_taken {
-            errors.add(1);
-            self.counters.refused(Asker::Mixer.label(), None, &Refusal::no_audit());
+            self.counters.lost_audit(Asker::Mixer);
         }
     }
 }

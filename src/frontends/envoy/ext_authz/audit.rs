@@ -12,7 +12,6 @@ use crate::frontends::counters::Counters;
 use crate::frontends::verdicts::Asker;
 use crate::journal::{Destination, Journal};
 use crate::policy::Verdict;
-use crate::refusal::Refusal;
 use crate::render::Format;
 
 /// The destination of records.
@@ -34,8 +33,7 @@ impl Audit {
             Ok::<_, Infallible>(())
         });
         if !is_taken {
-            errors.add(1);
-            counters.refused(Asker::Envoy.label(), None, &Refusal::no_audit());
+            counters.lost_audit(Asker::Envoy);
         }
     }
 }

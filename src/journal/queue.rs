@@ -283,7 +283,7 @@ impl Queue {
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
-        let is_work = state.progress == Progress::Idle && !state.batches.is_empty();
+        let is_work = state.progress == Progress::Idle && (state.is_unmeasured || !state.batches.is_empty());
         if is_work {
             state.progress = Progress::Busy(Instant::now());
         }
@@ -304,15 +304,9 @@ impl Queue {
     /// Lets the writer measure the volume.
     pub(super) fn measure(&self) {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.is_unmeasured, true) || state.is_closing {
-            return;
-        }
-        if state.progress == Progress::Idle {
-            state.progress = Progress::Busy(Instant::now());
-            self.work.notify_one();
-            // To watch for a stall.
-            state.wake();
-        }
+        state.is_unmeasured = !state.is_closing;
+        // It starts the writer, and watches for a stall.
+        state.wake();
     }
 
     /// If the writer has been busy for `limit`, answers all waiting callers that do not

@@ -51,9 +51,9 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
     let usage = |text: &str| Stop::Usage(format!("{text} ({})", first_line(USAGE)));
     let words: Option<Vec<&str>> = words.iter().map(|word| word.to_str()).collect();
     let words = words.ok_or_else(|| usage("not UTF-8"))?;
-    let (ask, default, words): (Ask, fn() -> _, _) = match &words[..] {
-        ["--http", words @ ..] => (ask_by_http, environment::metrics_listener, words),
-        words => (ask_by_grpc, environment::listener, words),
+    let (ask, what, default, words): (Ask, _, fn() -> _, _) = match &words[..] {
+        ["--http", words @ ..] => (ask_by_http, "for metrics", environment::metrics_listener, words),
+        words => (ask_by_grpc, "for gRPC", environment::listener, words),
     };
     let (to, service) = match *words {
         [] => (None, ""),
@@ -66,7 +66,7 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
         None => default().map_err(|error| usage(&error))?,
     };
     let status = ask(&addresses(address, port), service)
-        .map_err(|error| Stop::Failed(format!("port {port}: {}", reason(&error))))?;
+        .map_err(|error| Stop::Failed(format!("port {port}: {}", reason(&error, what))))?;
     writeln!(out, "{}", status.as_str_name()).map_err(Stop::Output)?;
     match status {
         ServingStatus::Serving => Ok(()),
@@ -104,18 +104,18 @@ fn addresses(address: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
 /// Asks the first of these addresses that answers for the status of a service.
 type Ask = fn(&[SocketAddr], &str) -> io::Result<ServingStatus>;
 
-/// An error in the terms of a probe.
-fn reason(error: &io::Error) -> String {
+/// An error in the terms of a probe of a port of this kind.
+fn reason(error: &io::Error, what: &str) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            "nothing listens there; is it the port for gRPC, and has the adapter started?".into()
+            format!("nothing listens there; is it the port {what}, and has the adapter started?")
         }
         // The kinds of a socket timeout.
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            format!("no answer within {TIMEOUT:?}; is it the port for gRPC?")
+            format!("no answer within {TIMEOUT:?}; is it the port {what}?")
         }
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-            "the connection was closed without an answer; is it the port for gRPC?".into()
+            format!("the connection was closed without an answer; is it the port {what}?")
         }
         _ => error.to_string(),
     }

@@ -10,7 +10,8 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `queue` | batches and outcomes between the event loop and the writer; the writer's states |
+//! | `batch` | the pending requests for one file, who waits for them, and their outcomes |
+//! | `queue` | batches one way, outcomes the other; the writer's states |
 //! | `writer` | the thread: rounds of batches, and timed work |
 //! | `files` | the open files: least recently used, rotated, synced |
 //! | `condition` | whether the volume accepts reports: the states and their transitions |
@@ -20,6 +21,7 @@
 //! event loop. A turn of the loop costs one hand-over however many requests it
 //! brought.
 
+mod batch;
 mod condition;
 mod counters;
 mod failure;
@@ -38,11 +40,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot, watch};
 use tokio::time::Sleep;
 
+pub use self::batch::{Destination, Tally};
+use self::batch::{Finished, Outcome, Waiter};
 pub use self::counters::Counters;
 use self::files::Files;
 pub use self::files::Fsync;
-pub use self::queue::{Destination, Tally, Unfinished};
-use self::queue::{Finished, Outcome, Progress, Queue, Update, Waiter};
+pub use self::queue::Unfinished;
+use self::queue::{Progress, Queue, Update};
 use self::writer::Writer;
 use crate::message::{Late, Patience};
 use crate::metrics::{Counter, Export, Page};

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::queue::Destination;
+use super::batch::Destination;
 use crate::refusal::{Refusal, Scope};
 
 /// The interval of retries.

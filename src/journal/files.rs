@@ -6,9 +6,9 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::batch::{Batch, Destination};
 use super::counters::Counters;
 use super::failure;
-use super::queue::{Batch, Destination};
 use crate::refusal::{Reason, Refusal, Scope};
 use crate::volume::log_file::{Appended, LogFile};
 use crate::volume::retention::Retention;

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::batch::{Batch, Destination, Written};
 use super::condition::{Condition, Retry};
 use super::counters::Counters;
 use super::files::{Files, Fsync, NotWritten};
-use super::queue::{Batch, Destination, Queue, Work, Written};
+use super::queue::{Queue, Work};
 use crate::refusal::Scope;
 
 #[derive(Debug)]

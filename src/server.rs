@@ -4,6 +4,7 @@
 //! router, and its shutdown has no deadline.
 
 mod lifetime;
+mod limits;
 mod socket;
 pub mod tls;
 
@@ -25,11 +26,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::lifetime::{Ending, Open, serve_connection};
-use self::tls::Tls;
-use crate::grpc::budget::Budget;
+pub use self::limits::{Connections, Limits};
 use crate::grpc::connection::Connection;
 use crate::grpc::health::{State, closing};
-use crate::metrics::{Export, Gauge, Page};
 use crate::once::Once;
 
 /// The kernel's receive buffer for a connection that is not read, in bytes. The
@@ -47,33 +46,6 @@ const UNCONFIRMED: Duration = Duration::from_secs(80);
 /// When others wait for a connection slot, a connection without a call for this long
 /// is shut down gracefully.
 const IDLE: Duration = Duration::from_secs(5);
-/// The number of open connections.
-#[derive(Debug, Default)]
-pub struct Connections(Gauge);
-
-impl Export for Connections {
-    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
-        page.gauge("mygrpcadapter_connections", "gRPC connections open.", self.0.get() as f64);
-        None
-    }
-}
-
-/// Limits of a server.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// The gauge of open connections.
-    pub open: Arc<Connections>,
-    /// Returns memory to the system after many connections have closed.
-    pub budget: Arc<Budget>,
-    /// Connections served at once; more wait in the kernel's backlog.
-    pub connections: u32,
-    /// Peers, and a lack of slots, that were logged.
-    pub told: Arc<Once>,
-    /// The age at which a connection is shut down gracefully.
-    pub connection_age: Option<Duration>,
-    /// Encrypts the connections, if configured.
-    pub tls: Option<Tls>,
-}
 
 /// Binds this address, or all addresses: IPv6 and IPv4 where both exist.
 pub fn bind(address: Option<IpAddr>, port: u16, reuse_port: bool) -> io::Result<TcpListener> {

@@ -31,8 +31,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
+use super::limits::{Connections, Limits};
 use super::socket::Socket;
-use super::{Connections, Limits, tls};
+use super::tls;
 use crate::grpc::budget::{Budget, STREAM_WINDOW};
 use crate::grpc::connection::Connection;
 

@@ -1,0 +1,37 @@
+//! Limits of a server, and what its connections share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tls::Tls;
+use crate::grpc::budget::Budget;
+use crate::metrics::{Export, Gauge, Page};
+use crate::once::Once;
+
+/// The number of open connections.
+#[derive(Debug, Default)]
+pub struct Connections(pub(super) Gauge);
+
+impl Export for Connections {
+    fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
+        page.gauge("mygrpcadapter_connections", "gRPC connections open.", self.0.get() as f64);
+        None
+    }
+}
+
+/// Limits of a server.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The gauge of open connections.
+    pub open: Arc<Connections>,
+    /// Returns memory to the system after many connections have closed.
+    pub budget: Arc<Budget>,
+    /// Connections served at once; more wait in the kernel's backlog.
+    pub connections: u32,
+    /// Peers, and a lack of slots, that were logged.
+    pub told: Arc<Once>,
+    /// The age at which a connection is shut down gracefully.
+    pub connection_age: Option<Duration>,
+    /// Encrypts the connections, if configured.
+    pub tls: Option<Tls>,
+}

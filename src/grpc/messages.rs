@@ -323,7 +323,10 @@ where
                     break;
                 }
             }
-            self.connection.useful(HEADERS);
+            // A call that is reset, for whatever reason, has no end: many of them are a flood.
+            if self.body.is_end_stream() {
+                self.connection.useful(HEADERS);
+            }
             self.budget.passed(dropped);
         });
     }
@@ -377,34 +380,49 @@ fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Status 
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::convert::Infallible;
     use std::task::Context;
 
     use http_body::Frame;
 
     use super::*;
 
-    /// A body received so far; without an end if the caller continues.
-    struct Came(VecDeque<Bytes>, bool);
+    /// What follows the received parts of a body.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Rest {
+        End,
+        Silence,
+        /// A reset, with an error or, for h2's NO_ERROR, without.
+        Reset(Option<&'static str>),
+    }
+
+    /// A body received so far.
+    struct Came(VecDeque<Bytes>, Rest);
 
     impl Body for Came {
         type Data = Bytes;
-        type Error = Infallible;
+        type Error = &'static str;
 
         fn poll_frame(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            match self.0.pop_front() {
-                Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-                None if self.1 => Poll::Ready(None),
-                None => Poll::Pending,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            if let Some(data) = self.0.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
+            match self.1 {
+                Rest::End => Poll::Ready(None),
+                Rest::Silence => Poll::Pending,
+                Rest::Reset(error) => Poll::Ready(error.map(Err)),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.1 == Rest::End && self.0.is_empty()
         }
     }
 
-    fn messages(parts: &[&'static [u8]], ended: bool) -> (Messages<Came>, Arc<Connection>) {
-        let body = Came(parts.iter().map(|part| Bytes::from_static(part)).collect(), ended);
+    fn messages(parts: &[&'static [u8]], rest: Rest) -> (Messages<Came>, Arc<Connection>) {
+        let body = Came(parts.iter().map(|part| Bytes::from_static(part)).collect(), rest);
         let (budget, connection) = (Arc::new(Budget::new(Duration::ZERO, 1)), Arc::default());
         let patience = Patience::new(Duration::ZERO, None);
         (Messages::new(body, budget, Arc::clone(&connection), patience), connection)
@@ -423,14 +441,14 @@ mod tests {
         let whole: &[u8] = b"\0\0\0\0\x01a\0\0\0\0\0\0\0\0\0\x03bcd";
         let expected = [b"a".to_vec(), b"".to_vec(), b"bcd".to_vec()];
         for cut in 0..whole.len() {
-            let (messages, connection) = messages(&[&whole[..cut], &whole[cut..]], true);
+            let (messages, connection) = messages(&[&whole[..cut], &whole[cut..]], Rest::End);
             assert_eq!(all(messages, &connection).await, expected, "cut at {cut}");
         }
     }
 
     #[tokio::test]
     async fn a_stream_without_an_end_has_no_timer_and_ends_with_its_connection() {
-        let (mut messages, connection) = messages(&[b"\0\0\0\0\x01a"], false);
+        let (mut messages, connection) = messages(&[b"\0\0\0\0\x01a"], Rest::Silence);
         let mut closing = connection.closing();
         let first = messages.next(100, &mut closing).await.unwrap().unwrap();
         assert_eq!(&*first.bytes, b"a");
@@ -441,8 +459,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_headers_of_an_answered_call_are_useful_only_if_it_ends() {
+        for (rest, expected) in
+            [(Rest::End, HEADERS + 2), (Rest::Reset(Some("CANCEL")), 2), (Rest::Reset(None), 2)]
+        {
+            let (messages, connection) = messages(&[b"\0\0"], rest);
+            connection.received(HEADERS + 2);
+            messages.discard();
+            tokio::task::yield_now().await;
+            assert_eq!(connection.useless(), HEADERS + 2 - expected, "{rest:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_message_in_a_stream_is_bounded() {
-        let (mut messages, connection) = messages(&[b"\0\0\0\0\x65"], true);
+        let (mut messages, connection) = messages(&[b"\0\0\0\0\x65"], Rest::End);
         let refusal = messages.next(100, &mut connection.closing()).await.unwrap_err();
         assert_eq!(refusal.code(), Code::ResourceExhausted);
     }
@@ -457,7 +488,7 @@ mod tests {
 
     /// The content received from these parts.
     async fn shown(parts: Vec<Bytes>) -> Result<Vec<u8>, Status> {
-        let (mut messages, _connection) = messages(&[], true);
+        let (mut messages, _connection) = messages(&[], Rest::End);
         messages.body.0 = parts.into();
         let mut part = match messages.arrival(MAX_MESSAGE).await? {
             Arrival::Whole(message) => return Ok(message.bytes.into()),
@@ -503,7 +534,7 @@ mod tests {
             (&[b"\0\0\0\0\x01ab"], false),
             (&[b"\x01\0\0\0\x01a"], false),
         ] {
-            let (mut messages, _connection) = messages(parts, true);
+            let (mut messages, _connection) = messages(parts, Rest::End);
             assert_eq!(messages.only(100).await.is_ok(), expected, "{parts:?}");
         }
     }

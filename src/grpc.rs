@@ -9,6 +9,7 @@
 //! | [`budget`] | limits on requests and bytes in memory |
 //! | [`connection`] | state shared by a connection's calls and its socket |
 //! | [`reply`] | answers to messages and trailers |
+//! | `status` | refusals to statuses |
 //! | [`callers`] | the tokens of callers |
 //! | [`calls`] | answers, counted |
 //! | [`checks`] | Envoy's checks, of which the larger part is dropped as it arrives |
@@ -24,6 +25,7 @@ pub mod health;
 pub mod messages;
 pub mod reply;
 pub mod routes;
+mod status;
 mod streams;
 
 use std::convert::Infallible;
@@ -33,7 +35,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 
@@ -46,6 +48,7 @@ use self::messages::{Message, Messages};
 use self::reply::Reply;
 use self::routes::{Handler, route};
 pub use self::routes::{SERVICES, Service};
+use self::status::{exporter_status, not_grpc, refused, status};
 use crate::frontends::counters::Counters;
 use crate::frontends::envoy::access_log::Stream;
 use crate::frontends::envoy::ext_authz;
@@ -55,7 +58,7 @@ use crate::journal::PROMPT;
 use crate::message::Patience;
 use crate::once::Once;
 use crate::quoted::quoted;
-use crate::refusal::{Reason, Refusal, Scope};
+use crate::refusal::Refusal;
 
 /// The services of every connection.
 #[derive(Debug)]
@@ -142,7 +145,7 @@ impl Dispatcher {
     /// The service and the handler of a request, and whether its messages may be
     /// compressed; or the error response.
     fn route(&self, head: &Parts) -> Result<(usize, Handler, bool), Box<Response<Reply>>> {
-        if let Some(refusal) = refusal(&head.method, &head.headers) {
+        if let Some(refusal) = not_grpc(&head.method, &head.headers) {
             self.log_foreign(refusal.status());
             return Err(Box::new(refusal));
         }
@@ -288,99 +291,8 @@ async fn export(log: &Log, mut message: Message) -> Result<Bytes, Refusal> {
     answer.await
 }
 
-/// The status of a refusal for OpenTelemetry exporters: they retry only after
-/// UNAVAILABLE.
-fn exporter_status(refusal: &Refusal) -> Status {
-    if refusal.scope == Scope::Volume || refusal.reason == Reason::Queue {
-        return Status::unavailable(&*refusal.text);
-    }
-    status(refusal)
-}
-
-/// The gRPC status of a refusal.
-fn status(refusal: &Refusal) -> Status {
-    let code = match refusal.reason {
-        Reason::Malformed | Reason::Config | Reason::Path => Code::InvalidArgument,
-        Reason::Instances
-        | Reason::Rendered
-        | Reason::Queue
-        | Reason::Full
-        | Reason::Limit
-        | Reason::Descriptors => Code::ResourceExhausted,
-        Reason::NoVolume | Reason::Denied => Code::FailedPrecondition,
-        Reason::Deadline => Code::DeadlineExceeded,
-        Reason::Unauthenticated => Code::Unauthenticated,
-        Reason::Audit | Reason::ReadOnly | Reason::Gone | Reason::Stalled | Reason::Io | Reason::Closing => {
-            Code::Unavailable
-        }
-    };
-    Status::new(code, &*refusal.text)
-}
-
-/// Rejects requests that are not gRPC, as its HTTP/2 protocol specifies.
-fn refusal(verb: &Verb, headers: &HeaderMap) -> Option<Response<Reply>> {
-    if verb != Verb::POST {
-        let mut refusal = empty(StatusCode::METHOD_NOT_ALLOWED);
-        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-        return Some(refusal);
-    }
-    if !headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
-        return Some(empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
-    }
-    None
-}
-
-/// Whether a content type is gRPC with protobuf: `application/grpc` or
-/// `application/grpc+proto`, ignoring parameters.
-fn is_grpc(kind: &HeaderValue) -> bool {
-    let kind = kind.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-    ["application/grpc", "application/grpc+proto"]
-        .iter()
-        .any(|known| kind.eq_ignore_ascii_case(known.as_bytes()))
-}
-
 /// The response to a call, which is counted.
 fn response(answered: Pending, outcome: Result<Reply, Status>, unpacks: bool) -> Response<Reply> {
     answered.with(outcome.as_ref().err().map_or(Code::Ok, Status::code));
     outcome.map_or_else(|status| refused(status, unpacks), Reply::into_response)
-}
-
-fn empty(status: StatusCode) -> Response<Reply> {
-    let mut response = Response::new(Reply::Nothing);
-    *response.status_mut() = status;
-    response
-}
-
-/// A trailers-only answer. It lists the accepted encodings: the caller may have used
-/// another.
-fn refused(status: Status, unpacks: bool) -> Response<Reply> {
-    let mut response = status.into_http();
-    let encodings = HeaderValue::from_static(if unpacks { "identity,gzip" } else { "identity" });
-    response.headers_mut().insert("grpc-accept-encoding", encodings);
-    response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_grpc_with_protobuf_is_grpc() {
-        for (kind, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("Application/gRPC", true),
-            ("application/grpc;charset=utf-8", true),
-            ("application/grpc+proto ; a=b", true),
-            ("application/grpcfoo", false),
-            ("application/grpc-web", false),
-            ("application/grpc-web+proto", false),
-            ("application/grpc+json", false),
-            ("application/grpc+", false),
-            ("application/json", false),
-            ("", false),
-        ] {
-            assert_eq!(is_grpc(&HeaderValue::from_static(kind)), expected, "{kind}");
-        }
-    }
 }

@@ -23,6 +23,8 @@ use self::pattern::{ANY, HOSTNAME, Pattern, fits};
 use self::rotated::Known;
 use crate::quoted::quoted;
 
+mod append_lock;
+mod created;
 mod dir;
 pub mod log_file;
 mod path;

@@ -4,8 +4,7 @@
 //! repairs and rotates. Other processes append whole records with `O_APPEND`, and
 //! only after the end of a record.
 //!
-//! A second lock, shared by other processes during an append, keeps the owner from
-//! cutting off a write in progress.
+//! A second lock keeps the owner from cutting off a write in progress.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -13,18 +12,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, FlockOperation, StatxFlags};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use super::append_lock::{AppendLock, BETWEEN_LOOKS, LOOKS};
 use super::dir::{allocated, blocks, identity};
 use super::repair::{self, Repair};
-use super::{FilePath, OpenError, Volume, rotated};
-
-/// Attempts, and the pause between them, while another process may be writing the
-/// end.
-const LOOKS: u32 = 10;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+use super::{FilePath, OpenError, Volume, created};
 
 /// The owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +76,8 @@ impl LogFile {
     pub fn open(volume: &Volume, path: &FilePath) -> Result<Self, OpenError> {
         let opened = volume.open_append(path)?;
         let stat = rustix::fs::fstat(&opened.file)?;
-        let created = if opened.made { SystemTime::now() } else { creation_time(volume, path, &opened.file) };
+        let created =
+            if opened.made { SystemTime::now() } else { created::created(volume, path, &opened.file) };
         Ok(Self {
             file: opened.file,
             path: path.clone(),
@@ -144,7 +139,7 @@ impl LogFile {
     /// process is appending.
     fn repair(&mut self, len: u64, repair: Repair) -> io::Result<bool> {
         let (kept, newline) = {
-            let alone = self.alone()?;
+            let alone = AppendLock::alone(&self.file);
             if alone.is_none() || self.len()? != len {
                 return Ok(false);
             }
@@ -175,15 +170,6 @@ impl LogFile {
     /// Whether we may cut, repair and rotate.
     pub fn is_owned(&self) -> bool {
         self.owner != Owner::Other
-    }
-
-    /// Excludes appends by other processes until dropped; `None` during one. Without
-    /// locks it excludes nothing.
-    fn alone(&self) -> io::Result<Option<Appending<'_>>> {
-        match rustix::fs::fcntl_lock(&self.file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::ACCESS | Errno::AGAIN) => Ok(None),
-            _ => Ok(Some(Appending(Some(&self.file)))),
-        }
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -223,7 +209,7 @@ impl LogFile {
             return Appended { whole: 0, bytes: 0, outcome: Err(error) };
         }
         let (written, behind, outcome) = {
-            let _appending = (self.owner != Owner::Us).then(|| Appending::shared(&self.file));
+            let _appending = (self.owner != Owner::Us).then(|| AppendLock::shared(&self.file));
             write(&self.file, bytes)
         };
         self.dirty |= written > 0;
@@ -255,7 +241,7 @@ impl LogFile {
         let Some(partial) = self.partial.clone() else { return Ok(()) };
         self.try_own();
         let is_cut = self.is_owned() && {
-            let alone = self.alone()?;
+            let alone = AppendLock::alone(&self.file);
             alone.is_some() && self.len()? == partial.end && cut(&self.file, partial.start)?
         };
         if is_cut {
@@ -331,34 +317,6 @@ fn repair_end(mut file: &File, len: u64, repair: Repair) -> io::Result<(u64, boo
     Ok((kept, newline))
 }
 
-/// A lock held during an append or a cut.
-#[derive(Debug)]
-struct Appending<'a>(Option<&'a File>);
-
-impl<'a> Appending<'a> {
-    /// The lock for an append by a process that does not own the file. If it is not
-    /// free, the owner is cutting or there are no such locks: then `O_APPEND` alone
-    /// has to do.
-    fn shared(file: &'a File) -> Self {
-        for _ in 0..LOOKS {
-            match rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockShared) {
-                Ok(()) => return Self(Some(file)),
-                Err(Errno::ACCESS | Errno::AGAIN) => std::thread::sleep(BETWEEN_LOOKS),
-                Err(_) => break,
-            }
-        }
-        Self(None)
-    }
-}
-
-impl Drop for Appending<'_> {
-    fn drop(&mut self) {
-        if let Some(file) = self.0 {
-            let _ = rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingUnlock);
-        }
-    }
-}
-
 /// Warns once that the volume has no file locks.
 fn warn_no_locks(path: &FilePath, errno: Errno) {
     static WARNED: AtomicBool = AtomicBool::new(false);
@@ -368,39 +326,4 @@ fn warn_no_locks(path: &FilePath, errno: Errno) {
              other process its own path={path} error={errno}"
         );
     }
-}
-
-/// When a file was created: its birth time; without one, when the newest rotated file
-/// was renamed; else its earliest timestamp.
-fn creation_time(volume: &Volume, path: &FilePath, file: &File) -> SystemTime {
-    birth_time(file)
-        .or_else(|| rotated_at(volume, path))
-        .or_else(|| first_touched(file))
-        .unwrap_or_else(SystemTime::now)
-}
-
-fn birth_time(file: &File) -> Option<SystemTime> {
-    // std returns this time only with glibc.
-    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
-    let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-    known.then(|| time(stat.stx_btime.tv_sec, u64::from(stat.stx_btime.tv_nsec)))
-}
-
-fn rotated_at(volume: &Volume, path: &FilePath) -> Option<SystemTime> {
-    let (above, name) = path.split();
-    let dir = volume.walk(above).ok()?;
-    let last = *rotated::numbers_of(dir.as_fd(), name).ok()?.last()?;
-    let newest = rotated::numbered(name, last);
-    let stat = rustix::fs::statat(&dir, newest, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    Some(time(stat.st_ctime, stat.st_ctime_nsec))
-}
-
-fn first_touched(file: &File) -> Option<SystemTime> {
-    let status = file.metadata().ok()?;
-    [status.modified(), status.accessed()].into_iter().flatten().min()
-}
-
-fn time(seconds: i64, nanos: u64) -> SystemTime {
-    let since = Duration::from_secs(seconds.unsigned_abs()) + Duration::from_nanos(nanos);
-    SystemTime::UNIX_EPOCH.checked_add(since).filter(|_| seconds >= 0).unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -29,12 +29,6 @@ async fn report(client: &Client, name: &str) -> Reply {
     client.unary(METRIC, &SHAPE.message(name)).await.unwrap()
 }
 
-/// Waits for a log line and returns how often it was logged.
-async fn logged(adapter: &Adapter, part: &str) -> usize {
-    adapter.logged(part).await;
-    adapter.log().iter().filter(|line| line.contains(part)).count()
-}
-
 /// A wrapper that injects faults into an adapter's fdatasync and records each call in
 /// a file.
 fn traced<'a>(inject: &'a str, notes: &'a str) -> Option<Vec<&'a str>> {
@@ -155,15 +149,15 @@ async fn health_reports_a_full_volume_until_it_has_room_again() {
     let page = adapter.page();
     assert_eq!(page.single("mygrpcadapter_reports_serving"), 0.0);
     assert_eq!(page.of("mygrpcadapter_write_errors_total", "reason", "full"), refused as f64);
-    assert_eq!(logged(&adapter, "reports are refused reason=full").await, 1);
+    assert_eq!(adapter.times_logged("reports are refused reason=full").await, 1);
 
     // It must recover without any new report.
     std::fs::remove_file(&ballast).unwrap();
     assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
-    assert_eq!(logged(&adapter, "reports are accepted again after reason=full").await, 1);
+    assert_eq!(adapter.times_logged("reports are accepted again after reason=full").await, 1);
     assert_eq!(adapter.page().single("mygrpcadapter_reports_serving"), 1.0);
     assert_eq!(report(&client, "after").await, Reply::default());
-    assert_eq!(logged(&adapter, "reports are").await, 2, "{:?}", adapter.log());
+    assert_eq!(adapter.times_logged("reports are").await, 2, "{:?}", adapter.log());
 }
 
 #[tokio::test]
@@ -185,8 +179,8 @@ async fn health_reports_a_stalled_volume_until_it_recovers() {
     assert_eq!(adapter.page().of("mygrpcadapter_write_errors_total", "reason", "stalled"), 1.0);
     drop(frozen);
     assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
-    assert_eq!(logged(&adapter, "the volume has stalled").await, 1, "{:?}", adapter.log());
-    assert_eq!(logged(&adapter, "the volume is no longer stalled").await, 1, "{:?}", adapter.log());
+    assert_eq!(adapter.times_logged("the volume has stalled").await, 1, "{:?}", adapter.log());
+    assert_eq!(adapter.times_logged("the volume is no longer stalled").await, 1, "{:?}", adapter.log());
     assert_eq!(report(&client, "after").await, Reply::default());
     // Refused, but written: that is allowed, and logged.
     assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["before", "during", "after"]);
@@ -210,7 +204,7 @@ async fn a_deleted_volume_is_logged_and_used_again_when_it_is_back() {
     assert_eq!(next(&mut reports).await, Some(ServingStatus::Serving));
     assert_eq!(report(&client, "after").await, Reply::default());
     assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["after"]);
-    assert_eq!(logged(&adapter, "reports are refused reason=gone").await, 1, "{:?}", adapter.log());
+    assert_eq!(adapter.times_logged("reports are refused reason=gone").await, 1, "{:?}", adapter.log());
     assert_eq!(adapter.files(), ["out.txt"], "the trial leaves nothing behind");
 }
 

@@ -17,7 +17,7 @@ pub use client::{Client, Reply};
 pub use program::{Adapter, Scratch};
 
 /// Time limit for a condition to come true on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 // The gRPC status codes that the adapter uses.
 pub const OK: u32 = 0;

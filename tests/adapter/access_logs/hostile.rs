@@ -41,8 +41,7 @@ async fn a_malformed_message_ends_its_stream_and_no_other() {
     other.send(&entries(&named(&["/2"])));
     assert_eq!(other.end().await, Reply::default());
     assert_eq!(paths(&adapter.read(ACCESS_LOG)), ["/1", "/kept", "/2"]);
-    let told = adapter.log().into_iter().filter(|line| line.contains("a stream of access logs is ended"));
-    assert_eq!(told.count(), 1);
+    assert_eq!(adapter.times_logged("a stream of access logs is ended").await, 1);
     assert_eq!(adapter.page().of("mygrpcadapter_refusals_total", "reason", "malformed"), 4.0);
 }
 
@@ -117,8 +116,7 @@ async fn files_by_name_stay_in_the_volume_and_are_bounded() {
     let common = paths(&adapter.read("logs/overflow/overflow-overflow.log"));
     assert_eq!(common.len(), 1 + 300 - many);
     assert_eq!(adapter.page().single("mygrpcadapter_access_log_overflow_total"), common.len() as f64);
-    let told = adapter.log().into_iter().filter(|line| line.contains("access logs go to a common file"));
-    assert_eq!(told.count(), 1);
+    assert_eq!(adapter.times_logged("access logs go to a common file").await, 1);
 }
 
 #[tokio::test]

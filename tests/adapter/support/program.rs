@@ -228,6 +228,12 @@ impl Adapter {
         .await
     }
 
+    /// Waits for a log line, and returns how often it was logged.
+    pub async fn times_logged(&self, part: &str) -> usize {
+        self.logged(part).await;
+        self.log().iter().filter(|line| line.contains(part)).count()
+    }
+
     /// Its log lines so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -19,7 +19,6 @@ use hyper::service::Service;
 use mygrpcadapter::grpc::budget::{Budget, MAX_MESSAGE};
 use mygrpcadapter::grpc::connection::Connection;
 use mygrpcadapter::grpc::health::Health;
-use mygrpcadapter::grpc::messages::HEADERS;
 use mygrpcadapter::server::{self, Limits};
 use mygrpcadapter::shutdown::{self, Signals};
 use tonic::Status;
@@ -98,6 +97,9 @@ impl Service<Request<Incoming>> for Floor {
         })
     }
 }
+
+/// More than the headers of a call.
+const HEADERS: usize = 1024;
 
 /// Drops a message, and accounts for it on its connection: bytes that belong to no
 /// message count as a flood.

@@ -102,6 +102,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatcher {
         let patience = Patience::new(self.services.budget.queue_timeout, timeout(&head.headers));
         let mut messages =
             Messages::new(body, Arc::clone(&self.services.budget), Arc::clone(&self.connection), patience);
+        messages.headers = size(&head);
         let routed = self.route(&head);
         // Header lists may be large; release them early.
         drop(head);
@@ -289,6 +290,17 @@ async fn export(log: &Log, mut message: Message) -> Result<Bytes, Refusal> {
         () = tokio::time::sleep(PROMPT) => drop(held),
     }
     answer.await
+}
+
+/// The size of a request's headers as HTTP/2 defines it, with 32 bytes for each: no
+/// less than what they take on the wire.
+fn size(head: &Parts) -> usize {
+    const EACH: usize = 32;
+    let authority = head.uri.authority().map_or(0, |authority| authority.as_str().len());
+    let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let listed: usize =
+        head.headers.iter().map(|(name, value)| EACH + name.as_str().len() + value.len()).sum();
+    4 * EACH + authority + path + listed
 }
 
 /// The response to a call, which is counted.

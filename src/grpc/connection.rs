@@ -22,7 +22,8 @@ pub struct Connection {
     held: AtomicUsize,
     /// All bytes read from the socket.
     received: AtomicUsize,
-    /// Bytes that belong to messages, plus an allowance for each message's headers.
+    /// Received bytes that belong to messages, with their frames, or to headers of
+    /// calls.
     useful: AtomicUsize,
     /// The numbers of started and finished calls.
     begun: AtomicUsize,
@@ -116,14 +117,15 @@ impl Connection {
         self.received.load(Relaxed)
     }
 
-    /// Counts bytes that belong to messages.
+    /// Counts at most this many received bytes as ones of messages. The number may be
+    /// larger than it was on the wire, and no surplus pays for a later flood.
     pub fn useful(&self, bytes: usize) {
-        self.useful.fetch_add(bytes, Relaxed);
+        self.useful.store((self.useful.load(Relaxed) + bytes).min(self.total()), Relaxed);
     }
 
     /// Bytes that belong to no message.
     pub fn useless(&self) -> usize {
-        self.total().saturating_sub(self.useful.load(Relaxed))
+        self.total() - self.useful.load(Relaxed)
     }
 
     /// Whether back-pressure applies; `waker` is woken when reading may resume.

@@ -30,8 +30,8 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 const LARGE: usize = 96 * 1024;
 /// Size limit of a compressed message: there is room for it and its unpacked form.
 const MAX_PACKED: usize = 1024 * 1024;
-/// Bytes of a call's headers that do not count as useless.
-pub const HEADERS: usize = 16 * 1024;
+/// Limit on the bytes of a DATA frame besides its data: its head and its padding.
+const FRAMING: usize = 9 + 256;
 
 /// A message with its permit.
 pub type Message = crate::message::Message<Permit>;
@@ -71,6 +71,8 @@ pub struct Messages<B> {
     /// Whether its messages may be compressed with gzip.
     may_be_packed: bool,
     pub(super) terms: Terms,
+    /// The size of the call's headers, until they are counted.
+    pub(super) headers: usize,
     /// Received bytes of the next message.
     start: Bytes,
     /// Set only while a message is incomplete.
@@ -84,9 +86,9 @@ where
 {
     /// The messages of `body`, none read yet.
     pub fn new(body: B, budget: Arc<Budget>, connection: Arc<Connection>, patience: Patience) -> Self {
-        let (start, may_be_packed, alarm) = Default::default();
+        let (start, may_be_packed, alarm, headers) = Default::default();
         let terms = Terms { reserve: false, refusal: Code::ResourceExhausted };
-        Self { body, budget, connection, patience, may_be_packed, terms, start, alarm }
+        Self { body, budget, connection, patience, may_be_packed, terms, headers, start, alarm }
     }
 
     /// Admits the call as a long-lived stream.
@@ -129,7 +131,6 @@ where
     pub async fn piece(&mut self, part: &mut Part) -> Result<Option<Bytes>, Status> {
         if part.left == 0 {
             self.alarm = None;
-            self.connection.useful(HEADERS);
             // The permit counted only the kept bytes, but all of them used memory.
             self.budget.passed(part.length);
             return self.end().await.map(|()| None);
@@ -174,7 +175,7 @@ where
             let Some(frame) = frame else { return Ok(None) };
             match frame.map_err(failed)?.into_data() {
                 Ok(data) => {
-                    self.connection.useful(data.len());
+                    self.count_data(data.len());
                     self.push(data);
                 }
                 Err(_) => return Ok(None),
@@ -233,7 +234,6 @@ where
         self.alarm = None;
         let bytes = self.bytes(length).await?;
         self.alarm = None;
-        self.connection.useful(HEADERS);
         Ok(bytes)
     }
 
@@ -275,10 +275,24 @@ where
                 None => break,
             }
         }
-        if self.start.is_empty() {
-            Ok(())
-        } else {
-            Err(Status::internal("a request with more than one message"))
+        if !self.start.is_empty() {
+            return Err(Status::internal("a request with more than one message"));
+        }
+        self.count_headers();
+        Ok(())
+    }
+
+    /// Counts data as useful, and as many bytes again for their frame, at most: frames
+    /// of almost nothing are a flood.
+    fn count_data(&self, bytes: usize) {
+        self.connection.useful(bytes + bytes.min(FRAMING));
+    }
+
+    /// Counts the headers of a call with a message as useful once its body ends. A call
+    /// that is reset, for whatever reason, has no end: many of them are a flood.
+    fn count_headers(&mut self) {
+        if self.body.is_end_stream() {
+            self.connection.useful(std::mem::take(&mut self.headers));
         }
     }
 
@@ -299,7 +313,7 @@ where
         match frame.await {
             Ok(Some(Ok(frame))) => {
                 let data = frame.into_data().ok();
-                self.connection.useful(data.as_ref().map_or(0, Bytes::len));
+                self.count_data(data.as_ref().map_or(0, Bytes::len));
                 Ok(data)
             }
             Ok(Some(Err(error))) => Err(failed(error)),
@@ -323,9 +337,8 @@ where
                     break;
                 }
             }
-            // A call that is reset, for whatever reason, has no end: many of them are a flood.
-            if self.body.is_end_stream() {
-                self.connection.useful(HEADERS);
+            if dropped > 0 {
+                self.count_headers();
             }
             self.budget.passed(dropped);
         });
@@ -459,16 +472,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_headers_of_an_answered_call_are_useful_only_if_it_ends() {
-        for (rest, expected) in
-            [(Rest::End, HEADERS + 2), (Rest::Reset(Some("CANCEL")), 2), (Rest::Reset(None), 2)]
-        {
-            let (messages, connection) = messages(&[b"\0\0"], rest);
-            connection.received(HEADERS + 2);
-            messages.discard();
-            tokio::task::yield_now().await;
-            assert_eq!(connection.useless(), HEADERS + 2 - expected, "{rest:?}");
+    async fn headers_are_useful_once_if_their_call_has_a_message_and_ends() {
+        const EMPTY: &[&[u8]] = &[&[0; 5]];
+        for (parts, rest, expected) in [
+            (EMPTY, Rest::End, 0),
+            (&[], Rest::End, 100),
+            (EMPTY, Rest::Reset(Some("CANCEL")), 100),
+            (EMPTY, Rest::Reset(None), 100),
+        ] {
+            for is_read in [false, true] {
+                let (mut messages, connection) = messages(parts, rest);
+                messages.headers = 100;
+                // The frame's head is as long as its data.
+                let size = if parts.is_empty() { 0 } else { 10 };
+                connection.received(100 + size + 1000);
+                if is_read {
+                    let _ = messages.only(100).await;
+                }
+                messages.discard();
+                tokio::task::yield_now().await;
+                assert_eq!(connection.useless(), 1000 + expected, "{parts:?} {rest:?} {is_read}");
+            }
         }
+    }
+
+    #[tokio::test]
+    async fn messages_of_a_stream_are_useful_by_their_size() {
+        let (mut messages, connection) = messages(&[&[0; 500]], Rest::End);
+        connection.received(10_000);
+        let mut closing = connection.closing();
+        while messages.next(100, &mut closing).await.unwrap().is_some() {}
+        assert_eq!(connection.useless(), 10_000 - 500 - FRAMING);
     }
 
     #[tokio::test]

@@ -182,8 +182,11 @@ where
             }
         }
         let (length, _) = self.head(most).await?;
-        // It may be kept for long: a copy does not pin the shared read buffer.
-        self.start = Bytes::copy_from_slice(&self.start);
+        // It may be kept for long: a copy does not pin the shared read buffer. One copy
+        // serves all messages of a frame.
+        if !self.start.is_unique() {
+            self.start = Bytes::copy_from_slice(&self.start);
+        }
         let permit = tokio::select! {
             biased;
             permit = self.budget.next(length, &self.connection) => permit?,
@@ -457,6 +460,21 @@ mod tests {
             let (messages, connection) = messages(&[&whole[..cut], &whole[cut..]], Rest::End);
             assert_eq!(all(messages, &connection).await, expected, "cut at {cut}");
         }
+    }
+
+    #[tokio::test]
+    async fn many_messages_of_a_stream_in_one_frame_are_copied_once() {
+        let frame: Bytes = b"\0\0\0\0\x01a".repeat(1000).into();
+        let (mut messages, connection) = messages(&[], Rest::End);
+        // Its buffer is that of the connection.
+        messages.body.0 = [frame.clone()].into();
+        let (mut closing, mut next) = (connection.closing(), None);
+        while let Some(message) = messages.next(100, &mut closing).await.unwrap() {
+            let at = message.bytes.as_ptr();
+            assert!(next.is_none_or(|next| next == at) && !frame.as_ptr_range().contains(&at));
+            next = Some(at.wrapping_add(HEAD + 1));
+        }
+        assert!(next.is_some());
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::grpc::routes;
 use crate::health::Health;
 use crate::metrics::{Page, Position, Registry};
+use crate::once::Once;
 use crate::server::accept;
 
 /// Enough for Prometheus, the kubelet and a few people.
@@ -55,8 +56,9 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
         Err(error) => return log::error!("cannot serve metrics error={error}"),
     };
     let mut open: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(MAX_CONNECTIONS);
+    let told = Once::default();
     loop {
-        let stream = accept(&listener).await;
+        let stream = accept(&listener, &told).await;
         open.retain(|connection| !connection.is_finished());
         if open.len() == MAX_CONNECTIONS
             && let Some(oldest) = open.pop_front()

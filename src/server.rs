@@ -113,7 +113,7 @@ where
     let accepting = async {
         loop {
             if next.is_none() {
-                next = Some(accept(&listener).await);
+                next = Some(accept(&listener, &limits.told).await);
             }
             let place = places.place().await;
             if let Some(stream) = next.take() {
@@ -195,14 +195,15 @@ impl Places {
 }
 
 /// The next connection. While the system is out of descriptors or memory, retries
-/// with back-off.
-pub async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
+/// with back-off. A peer that comes and goes could cause a line each time, so it is
+/// logged once in a while.
+pub async fn accept(listener: &tokio::net::TcpListener, told: &Once) -> TcpStream {
     let mut pause = FIRST_PAUSE;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return stream,
             Err(error) => {
-                if pause == FIRST_PAUSE {
+                if told.is_due(b"accept") {
                     log::warn!("cannot accept connections, retrying error={error}");
                 }
                 tokio::time::sleep(pause).await;

@@ -28,7 +28,7 @@ pub struct Limits {
     pub budget: Arc<Budget>,
     /// Connections served at once; more wait in the kernel's backlog.
     pub connections: u32,
-    /// Peers, and a lack of slots, that were logged.
+    /// Peers, and lacks of slots and of descriptors, that were logged.
     pub told: Arc<Once>,
     /// The age at which a connection is shut down gracefully.
     pub connection_age: Option<Duration>,

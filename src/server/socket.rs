@@ -113,6 +113,13 @@ impl AsyncRead for Socket {
         let before = out.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, out);
         let read = out.filled().len() - before;
+        // h2 drops the calls that it has not handed out yet when it sees the end: it sees
+        // that in a turn of its own.
+        if read == 0 && self.turn > 0 && outcome.is_ready() {
+            self.turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if self.connection.total() == 0 {
             self.look_at_first(&out.filled()[before..]);
         }

@@ -1,5 +1,7 @@
 //! Ends of streams: with OK after a whole message. Messages in flight are not lost.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,7 +9,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
 
-use super::{ACCESS_LOG, Stream, entries, first, full, paths, send_all};
+use super::{ACCESS_LOG, STREAM, Stream, entries, first, full, paths, send_all};
+use crate::support::client::framed;
+use crate::support::frames::{DATA, END_HEADERS, HEADERS, PREFACE, SETTINGS, frame, header_block};
 use crate::support::{Adapter, Client, Reply, Scratch, until};
 
 /// An Envoy under load: it sends messages one by one, and opens a new stream when one
@@ -28,11 +32,11 @@ impl Envoy {
                 streams += 1;
                 let client = Client::connect(("127.0.0.1", port)).await.expect("someone listens");
                 let begun = count.load(Ordering::Relaxed);
-                let (mut body, mut answer) = client.open(super::STREAM).await.unwrap().split();
+                let (mut body, mut answer) = client.open(STREAM).await.unwrap().split();
                 while !stopped.load(Ordering::Relaxed) {
                     let number = count.fetch_add(1, Ordering::Relaxed);
                     let message = entries(&[format!("/{name}/{number}")]);
-                    let _ = body.send(crate::support::client::framed(&message), false);
+                    let _ = body.send(framed(&message), false);
                     // It sends until it has the answer, so that some messages are in
                     // flight.
                     match tokio::time::timeout(Duration::from_millis(1), &mut answer).await {
@@ -173,4 +177,32 @@ async fn idle_streams_cost_no_wake_ups() {
         (std::mem::replace(&mut before, now) == now).then_some(())
     };
     until("a second without a wake-up", still).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_opens_a_stream_and_is_gone_at_once_loses_nothing() {
+    let adapter = Adapter::start(&[]).await;
+    let mut sent = Vec::new();
+    for at in 0..50 {
+        let path = format!("/{at}");
+        let call = [
+            PREFACE.to_vec(),
+            frame(SETTINGS, 0, 0, &[]),
+            frame(HEADERS, END_HEADERS, 1, &header_block(STREAM)),
+            frame(DATA, 0, 1, &framed(&entries(std::slice::from_ref(&path)))),
+        ];
+        let mut stream = TcpStream::connect(("127.0.0.1", adapter.port)).unwrap();
+        stream.write_all(&call.concat()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // An error is fine: the connection may be reset.
+        let _ = stream.read_to_end(&mut Vec::new());
+        sent.push(path);
+    }
+    let written = || {
+        let mut written = adapter.files().first().map_or_else(Vec::new, |_| paths(&adapter.read(ACCESS_LOG)));
+        written.sort_unstable();
+        written
+    };
+    sent.sort_unstable();
+    until("all are written", || (written() == sent).then_some(())).await;
 }

@@ -210,6 +210,22 @@ async fn floods_that_belong_to_no_call_end_their_connection_alone() {
 }
 
 #[tokio::test]
+async fn calls_with_long_headers_are_no_flood() {
+    let adapter = Adapter::start(&[]).await;
+    let mut frames = Frames::greet(adapter.port);
+    let mut block = header_block(METRIC);
+    for at in 0..100 {
+        literal(&mut block, &format!("x-{at}"), &"x".repeat(100));
+    }
+    // 6 MiB of headers.
+    for stream in (1..1200).step_by(2) {
+        frames.send(HEADERS, END_HEADERS, stream, &block);
+        frames.send(DATA, END_STREAM, stream, &[0; 5]);
+        frames.await_empty_reply(stream);
+    }
+}
+
+#[tokio::test]
 async fn cancelled_calls_are_counted() {
     let adapter = Adapter::start(&METRICS).await;
     let client = adapter.client().await;

@@ -326,7 +326,7 @@ where
     }
 
     /// Reads and discards the rest of an answered call. HTTP/2 treats data for a
-    /// forgotten call as an error, and ends the connection after too many.
+    /// forgotten call as an error.
     pub fn discard(mut self) {
         if self.body.is_end_stream() {
             return;

@@ -5,7 +5,6 @@
 //!
 //! | event | limit | why a well-behaved peer stays below it |
 //! |---|---|---|
-//! | streams reset for a peer's error: data after the end of a call, oversized headers, too many streams | 1,024 | after an early answer the rest of the body is read and discarded (`Messages::discard`) |
 //! | empty DATA frames that do not end a call | 100 | no known client sends them; the limit is not configurable |
 //! | small DATA frames | by size | only unread frames count, and all are read at once |
 //!
@@ -171,6 +170,10 @@ pub(super) async fn serve_connection<M, S, B>(
         // A burst of calls reset before they were accepted: hyper's default of 20
         // would end the connection, with its other calls.
         .max_pending_accept_reset_streams(MAX_STREAMS as usize)
+        // Streams reset for a peer's error, over the whole life of the connection: a
+        // burst of calls before the peer has our settings would end all of its calls.
+        // Their bytes count as useless.
+        .max_local_error_reset_streams(None)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(streams * STREAM_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)

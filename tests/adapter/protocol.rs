@@ -210,6 +210,31 @@ async fn floods_that_belong_to_no_call_end_their_connection_alone() {
 }
 
 #[tokio::test]
+async fn a_burst_of_more_calls_than_streams_loses_no_more_than_the_excess() {
+    let adapter = Adapter::start(&[]).await;
+    let mut frames = Frames::greet(adapter.port);
+    let call = |stream| {
+        let head = frame(HEADERS, END_HEADERS, stream, &header_block(METRIC));
+        [head, frame(DATA, END_STREAM, stream, &[0; 5])].concat()
+    };
+    // A peer that has not seen the limit yet.
+    let burst: Vec<u8> = (1..6000).step_by(2).flat_map(call).collect();
+    std::io::Write::write_all(&mut &frames.0, &burst).unwrap();
+    frames.await_empty_reply(1);
+    // Later calls are answered, as soon as the burst leaves room for them.
+    let mut is_answered = |stream| {
+        std::io::Write::write_all(&mut &frames.0, &call(stream)).unwrap();
+        loop {
+            let frame = frames.receive();
+            if frame.stream == stream && matches!(frame.kind, HEADERS | RST_STREAM) {
+                return frame.kind == HEADERS;
+            }
+        }
+    };
+    assert!((6001..).step_by(2).any(&mut is_answered));
+}
+
+#[tokio::test]
 async fn calls_with_long_headers_are_no_flood() {
     let adapter = Adapter::start(&[]).await;
     let mut frames = Frames::greet(adapter.port);

@@ -100,7 +100,8 @@ impl Tls {
                 return Some(Stream::Tls(Box::new(stream)));
             }
             Ok(Err((error, stream))) => {
-                outcomes.failed(peer, Outcome::of(&error), &error);
+                let outcome = Outcome::of(&error, stream.begins_with_letters());
+                outcomes.failed(peer, outcome, &error);
                 let _ = timeout(LAST_WORDS, say_last_words(stream)).await;
             }
             Err(error) => outcomes.failed(peer, Outcome::Timeout, &error.into()),

@@ -63,6 +63,20 @@ async fn garbage_of_any_kind_ends_its_connection_only() {
 }
 
 #[tokio::test]
+async fn bytes_that_no_client_sends_are_no_plaintext_and_no_warning() {
+    let (servers, clients) = authorities();
+    let adapter = Secret::new(&servers.server(), &clients).start(true, &[]).await;
+    for bytes in [&[0xf3, b'G', b'E', b'T'][..], b"\x00\x01", b"\r\n\r\n\x00\r\nQUIT\n"] {
+        let mut stream = http::connect(adapter.port);
+        stream.write_all(bytes).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    until("they are counted", || (handshakes(&adapter, "invalid") == 3.0).then_some(())).await;
+    assert_eq!(handshakes(&adapter, "plaintext"), 0.0);
+    assert!(!adapter.log().iter().any(|line| line.contains(" warn ")), "{:#?}", adapter.log());
+}
+
+#[tokio::test]
 async fn a_flood_of_bytes_without_data_ends_its_connection() {
     let (servers, clients) = authorities();
     let adapter = Secret::new(&servers.server(), &clients).start(false, &[]).await;

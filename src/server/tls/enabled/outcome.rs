@@ -13,7 +13,7 @@ use crate::once::Once;
 pub(super) enum Outcome {
     /// The connection is encrypted.
     Ok,
-    /// The peer does not speak TLS.
+    /// The peer speaks HTTP without TLS.
     Plaintext,
     /// No version, cipher suite or signature in common.
     Incompatible,
@@ -56,10 +56,12 @@ impl Outcome {
         Self::Invalid,
     ];
 
-    /// The outcome of a handshake that failed.
-    pub(super) fn of(error: &io::Error) -> Self {
+    /// The outcome of a handshake that failed, and whether the peer began with letters.
+    pub(super) fn of(error: &io::Error, began_with_letters: bool) -> Self {
         match error.get_ref().and_then(|error| error.downcast_ref()) {
-            Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => Self::Plaintext,
+            Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) if began_with_letters => {
+                Self::Plaintext
+            }
             Some(Error::PeerIncompatible(_)) => Self::Incompatible,
             Some(Error::NoApplicationProtocol) => Self::Alpn,
             Some(Error::NoCertificatesPresented) => Self::NoCertificate,

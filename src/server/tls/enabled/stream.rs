@@ -13,6 +13,9 @@ pub(super) const MAX_BARREN: usize = 128 * 1024;
 /// Received bytes that one byte of data excuses: the smallest frame takes three.
 const PER_BYTE: usize = 16;
 
+/// The length of the shortest method: GET, PUT, and PRI of HTTP/2.
+const LETTERS: usize = 3;
+
 /// A connection's bytes.
 #[derive(Debug)]
 pub enum Stream {
@@ -84,15 +87,22 @@ impl AsyncWrite for Stream {
 pub struct Metered {
     stream: TcpStream,
     barren: usize,
+    /// Whether the first bytes are letters, once there are any.
+    letters: Option<bool>,
 }
 
 impl Metered {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, barren: 0 }
+        Self { stream, barren: 0, letters: None }
     }
 
     pub(super) fn into_inner(self) -> TcpStream {
         self.stream
+    }
+
+    /// Whether the peer began as HTTP without TLS does, with the letters of a method.
+    pub(super) fn begins_with_letters(&self) -> bool {
+        self.letters == Some(true)
     }
 
     /// Counts data that was decrypted.
@@ -109,7 +119,11 @@ impl AsyncRead for Metered {
     ) -> Poll<io::Result<()>> {
         let before = out.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, out);
-        self.barren += out.filled().len() - before;
+        let read = &out.filled()[before..];
+        if self.letters.is_none() && !read.is_empty() {
+            self.letters = Some(read.iter().take(LETTERS).all(u8::is_ascii_uppercase));
+        }
+        self.barren += read.len();
         if self.barren > MAX_BARREN {
             return Poll::Ready(Err(io::Error::other("a flood of TLS records without data")));
         }

@@ -196,6 +196,11 @@ fn content(path: &Path, max_file: u64) -> io::Result<(Vec<u8>, Stamp)> {
     Ok((content, stamp(&status)))
 }
 
+/// A text without the byte order mark that some editors begin it with.
+pub fn unmarked(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 fn stamp(status: &Metadata) -> Stamp {
     (status.dev(), status.ino(), status.size(), status.ctime(), status.ctime_nsec())
 }

@@ -69,9 +69,16 @@ async fn tokens_are_reloaded_and_a_broken_file_keeps_the_last_ones() {
 }
 
 #[tokio::test]
+async fn a_comment_in_the_file_is_no_token() {
+    let (adapter, _, _scratch) = start("\u{feff}uno\r\n# one each\r\n", &[]).await;
+    assert_eq!(call(&adapter, METRIC, &["Bearer # one each"]).await.status, UNAUTHENTICATED);
+    assert_eq!(call(&adapter, METRIC, &["Bearer uno"]).await.status, OK);
+}
+
+#[tokio::test]
 async fn without_a_token_in_the_file_nobody_may_call() {
     let (adapter, _, _scratch) = start("\n", &[]).await;
-    adapter.logged("the file of tokens is empty and allows nobody").await;
+    adapter.logged("the file of tokens has none and allows nobody").await;
     for values in [&[][..], &["Bearer"], &["Bearer "], &["Bearer x"]] {
         assert_eq!(call(&adapter, METRIC, values).await.status, UNAUTHENTICATED, "{values:?}");
     }

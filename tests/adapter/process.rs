@@ -159,10 +159,10 @@ async fn options_come_from_the_environment_too_and_a_clusters_variables_do_not_m
 async fn an_empty_file_of_keys_is_a_warning_at_the_start_and_later() {
     let scratch = Scratch::new();
     let keys = scratch.path().join("keys");
-    std::fs::write(&keys, "\n").unwrap();
+    std::fs::write(&keys, "# key\n").unwrap();
     let adapter = Adapter::start(&["--auth-keys-file", keys.to_str().unwrap()]).await;
     let warning =
-        format!("warn the file of keys is empty and allows nobody; add a line path={}", keys.display());
+        format!("warn the file of keys has none and allows nobody; add a line path={}", keys.display());
     adapter.logged(&warning).await;
     adapter.logged("keys=0 principals=0").await;
     let client = adapter.client().await;

@@ -121,6 +121,20 @@ async fn a_rotation_under_load_fails_no_call() {
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_and_other_line_ends_do_not_matter() {
+    let (servers, clients) = authorities();
+    let secret = Secret::new(&servers.server(), &clients);
+    for file in ["tls.crt", "tls.key", "ca.crt"] {
+        let text = std::fs::read_to_string(secret.path(file)).unwrap();
+        secret.write(file, &format!("\u{feff}{}", text.replace('\n', "\r\n")));
+    }
+    let adapter = secret.start(true, &[]).await;
+    let tls = Tls::new(&servers, Some(&clients.issue(&[MIXER], 2099)));
+    let client = tls.client(&adapter).await.unwrap();
+    assert_eq!(client.unary(METRIC, &SHAPE.message("n")).await.unwrap(), Reply::default());
+}
+
+#[tokio::test]
 async fn a_broken_file_keeps_the_last_certificate_and_says_why() {
     let (servers, clients) = authorities();
     let server = servers.server();

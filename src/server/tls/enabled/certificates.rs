@@ -14,6 +14,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::callers::{Callers, Verifier};
 use crate::metrics::{Description, Page};
+use crate::reload::unmarked;
 
 /// Far beyond the end of any certificate, in seconds since 1970.
 const NEVER: Duration = Duration::from_secs(1 << 40);
@@ -108,7 +109,7 @@ impl fmt::Display for Date {
 }
 
 fn certificates(pem: &[u8], flag: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(unmarked(pem)).collect();
     let found = found.map_err(|error| format!("{flag}: not PEM: {error}"))?;
     if found.is_empty() { Err(format!("{flag}: no certificate in the file, as PEM")) } else { Ok(found) }
 }
@@ -117,7 +118,7 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     if pem.windows(9).any(|part| part == b"ENCRYPTED") {
         return Err("--tls-key: the key is encrypted; store it without a passphrase".into());
     }
-    PrivateKeyDer::from_pem_slice(pem)
+    PrivateKeyDer::from_pem_slice(unmarked(pem))
         .map_err(|_| "--tls-key: no private key in the file, as PEM in PKCS#8, SEC1 or PKCS#1".into())
 }
 

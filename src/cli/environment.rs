@@ -88,14 +88,23 @@ type Listener = (Option<IpAddr>, u16);
 
 /// What `probe` asks without an argument: the adapter in the same container.
 pub fn listener() -> Result<Listener, String> {
-    Ok((value_of("--address", values::ip)?, value_of(PORT, values::port)?.unwrap_or(super::DEFAULT_PORT)))
+    let port = value_of(PORT, values::port)?.unwrap_or(super::DEFAULT_PORT);
+    Ok((value_of("--address", values::ip)?, known(port, PORT)?))
 }
 
 /// The same for `probe --http`.
 pub fn metrics_listener() -> Result<Listener, String> {
     let port = value_of("--metrics-port", values::port_or_off)?.unwrap_or(Some(super::DEFAULT_METRICS_PORT));
     let off = || format!("{}: off; there is no metrics port", variable("--metrics-port"));
-    Ok((value_of("--metrics-address", values::ip)?, port.ok_or_else(off)?))
+    Ok((value_of("--metrics-address", values::ip)?, known(port.ok_or_else(off)?, "--metrics-port")?))
+}
+
+/// Refuses port 0, by which the adapter listens on one that only its log names.
+fn known(port: u16, option: &str) -> Result<u16, String> {
+    match port {
+        0 => Err(format!("{}: 0 is any free port; name the one in the adapter's log", variable(option))),
+        port => Ok(port),
+    }
 }
 
 fn value_of<T>(option: &str, parse: fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {

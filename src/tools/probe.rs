@@ -62,7 +62,9 @@ pub fn run(words: &[OsString], out: &mut impl Write) -> Result<(), Stop> {
         _ => return Err(usage("too many words")),
     };
     let (address, port) = match to {
-        Some(to) => listener(to).ok_or_else(|| usage(&format!("not a port: {to}")))?,
+        Some(to) => {
+            listener(to).ok_or_else(|| usage(&format!("{to}: write a port from 1 to 65535, or IP:PORT")))?
+        }
         None => default().map_err(|error| usage(&error))?,
     };
     let status = ask(&addresses(address, port), service)
@@ -84,13 +86,14 @@ fn unknown(service: &str) -> String {
     format!("no such service: {service}; there are {}", routes::names())
 }
 
-/// Parses `PORT` or `ADDRESS:PORT`.
+/// Parses `PORT` or `ADDRESS:PORT`. Nothing listens on port 0.
 fn listener(word: &str) -> Option<(Option<IpAddr>, u16)> {
     let address: Option<SocketAddr> = word.parse().ok();
-    match address {
-        Some(address) => Some((Some(address.ip()), address.port())),
-        None => Some((None, word.parse().ok()?)),
-    }
+    let (address, port) = match address {
+        Some(address) => (Some(address.ip()), address.port()),
+        None => (None, word.parse().ok()?),
+    };
+    (port != 0).then_some((address, port))
 }
 
 /// Where to connect for what listens on this address, or on all.

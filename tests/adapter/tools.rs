@@ -286,6 +286,14 @@ async fn without_a_port_probe_asks_that_of_the_environment() {
         |value: &str| Command::new(PROGRAM).arg("probe").env("MYGRPCADAPTER_PORT", value).output().unwrap();
     assert_printed(&ask(&port), 0, b"SERVING\n", "");
     assert_printed(&ask("http"), 64, b"", "MYGRPCADAPTER_PORT: write a port from 0 to 65535");
+    assert_printed(&ask("0"), 64, b"", "MYGRPCADAPTER_PORT: 0 is any free port");
+    let probe = |words: &[&str]| Command::new(PROGRAM).arg("probe").args(words).output().unwrap();
+    for words in [&["0"][..], &["127.0.0.1:0"], &["--http", "0"], &["0", "grpc.health.v1.Health"]] {
+        assert_printed(&probe(words), 64, b"", ": write a port from 1 to 65535");
+    }
+    let output =
+        Command::new(PROGRAM).args(["probe", "--http"]).env("MYGRPCADAPTER_METRICS_PORT", "0").output();
+    assert_printed(&output.unwrap(), 64, b"", "MYGRPCADAPTER_METRICS_PORT: 0 is any free port");
 }
 
 #[tokio::test]

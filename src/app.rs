@@ -20,6 +20,7 @@ use crate::grpc::calls::Calls;
 use crate::grpc::health::{self, Health};
 use crate::grpc::{Dispatcher, SERVICES, Services};
 use crate::journal::{self, Fsync, Journal, Unfinished};
+use crate::logging::duration;
 use crate::metrics::{Export, Registry};
 use crate::once::Once;
 use crate::policy::Rules;
@@ -90,7 +91,7 @@ async fn serve(bound: Bound, args: &Args) -> ExitCode {
             }
         }
         () = overdue => {
-            log::warn!("connections still open at the deadline, cut drain_timeout={:?}", args.drain_timeout);
+            log::warn!("connections still open at the deadline, cut drain_timeout={}", duration(args.drain_timeout));
         }
         code = shutdown::drain(&mut signals, &health, args.drain_delay) => return ExitCode::from(code),
     }
@@ -140,20 +141,21 @@ fn start_delivering(journal: Option<Arc<Journal>>, health: &Health) {
 /// Logs the version and the settings that matter most, without a secret.
 fn say_what(args: &Args, rules: Option<&Rules>) {
     let size = |bytes: Option<u64>| bytes.map_or_else(|| "off".into(), |bytes| bytes.to_string());
-    let age = |age: Option<Duration>| age.map_or_else(|| "off".into(), |age| format!("{age:?}"));
+    let age = |age: Option<Duration>| age.map_or_else(|| "off".into(), duration);
+    let switch = |is_on: bool| if is_on { "on" } else { "off" };
     let format = match args.format {
         Format::Text => "text",
         Format::Json => "json",
     };
     let fsync = match args.fsync {
         Fsync::Never => "never".into(),
-        Fsync::Interval(interval) => format!("interval={interval:?}"),
+        Fsync::Interval(interval) => format!("interval={}", duration(interval)),
         Fsync::Always => String::from("always"),
     };
     log::info!(
         "starting {VERSION} volume={} format={format} fsync={fsync} rotate_size={} rotate_age={} rotate_keep={} \
-         max_volume_bytes={} max_connections={} max_connection_age={} max_series={} queue_timeout={:?} \
-         drain_delay={:?} drain_timeout={:?} {}",
+         max_volume_bytes={} max_connections={} max_connection_age={} max_series={} queue_timeout={} \
+         drain_delay={} drain_timeout={} tls={} caller_tokens={} {}",
         args.volume.display(),
         size(args.rotate_size),
         age(args.rotate_age),
@@ -162,9 +164,11 @@ fn say_what(args: &Args, rules: Option<&Rules>) {
         args.max_connections,
         age(args.max_connection_age),
         args.max_series,
-        args.queue_timeout,
-        args.drain_delay,
-        args.drain_timeout,
+        duration(args.queue_timeout),
+        duration(args.drain_delay),
+        duration(args.drain_timeout),
+        switch(args.tls_cert.is_some()),
+        switch(args.caller_tokens_file.is_some()),
         rules.map_or_else(|| "keys=none".into(), Rules::to_string),
     );
 }

@@ -296,7 +296,7 @@ impl Journal {
         *alarm = None;
         if self.queue.stall(self.stall) {
             self.counters.failed(Reason::Stalled);
-            log::error!("the volume has stalled, reports are refused for={:?}", since.elapsed());
+            log::error!("the volume has stalled, reports are refused for={}s", since.elapsed().as_secs());
         }
         // To deliver answers, or to set another timer.
         context.waker().wake_by_ref();

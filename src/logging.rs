@@ -75,6 +75,11 @@ pub fn say(text: impl Display) {
     LOG.push(format!("{}\n", cut(one_line(&text.to_string()).as_ref())).as_bytes());
 }
 
+/// A duration, for a line: `Debug` writes none as `0ns`.
+pub fn duration(duration: Duration) -> String {
+    if duration.is_zero() { String::from("0s") } else { format!("{duration:?}") }
+}
+
 /// Waits up to half a second for the last lines to be written.
 pub fn finish() {
     let waiting = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();

@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::health::{Health, Phase};
+use crate::logging;
 
 const HUP: i32 = 1;
 const USR1: i32 = 10;
@@ -72,7 +73,7 @@ fn is_ignored(number: i32) -> bool {
 pub async fn drain(signals: &mut Signals, health: &Health, delay: Duration) -> u8 {
     let (name, _) = signals.next().await;
     let first = Instant::now();
-    log::info!("draining signal={name} delay={delay:?}");
+    log::info!("draining signal={name} delay={}", logging::duration(delay));
     health.enter(Phase::Draining);
     let again = async {
         loop {

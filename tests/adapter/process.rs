@@ -142,7 +142,8 @@ async fn options_come_from_the_environment_too_and_a_clusters_variables_do_not_m
     let start = log.iter().find(|line| line.contains("info starting mygrpcadapter ")).unwrap();
     let settings =
         format!(" volume={} format=json fsync=never rotate_size=off rotate_age=off", volume.display());
-    for part in [&*settings, " rotate_keep=3 ", " max_connections=1024 ", " keys=2 principals=1"] {
+    let durations = " queue_timeout=2s drain_delay=0s drain_timeout=5s ";
+    for part in [&*settings, durations, " rotate_keep=3 ", " max_connections=1024 ", " keys=2 principals=1"] {
         assert!(start.contains(part), "{part} is missing in {start}");
     }
     let warnings: Vec<_> = log.iter().filter_map(|line| Some(line.split_once(" warn ")?.1)).collect();
@@ -164,7 +165,7 @@ async fn an_empty_file_of_keys_is_a_warning_at_the_start_and_later() {
     let warning =
         format!("warn the file of keys has none and allows nobody; add a line path={}", keys.display());
     adapter.logged(&warning).await;
-    adapter.logged("keys=0 principals=0").await;
+    adapter.logged("drain_timeout=5s tls=off caller_tokens=off keys=0 principals=0 comments=1").await;
     let client = adapter.client().await;
     for text in ["key", ""] {
         std::fs::write(&keys, text).unwrap();

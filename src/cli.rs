@@ -13,8 +13,8 @@ use argh::FromArgs;
 
 pub use self::values::Bounds;
 use self::values::{
-    USUAL_BUCKETS, buckets, count, duration, format, fsync, ip, on_error, port, port_or_off, size, status,
-    whole,
+    USUAL_BUCKETS, buckets, count, duration, format, fsync, ip, on_error, path, port, port_or_off, size,
+    status, whole,
 };
 use crate::frontends::envoy::ext_authz::settings::{Flags, OnError};
 use crate::journal::Fsync;
@@ -48,7 +48,7 @@ pub struct Args {
     pub address: Option<IpAddr>,
 
     /// directory for all files
-    #[argh(option, default = "PathBuf::from(\"/volume\")")]
+    #[argh(option, from_str_fn(path), default = "PathBuf::from(\"/volume\")")]
     pub volume: PathBuf,
 
     /// file for handlers without a path of their own
@@ -92,15 +92,15 @@ pub struct Args {
     pub metrics_address: Option<IpAddr>,
 
     /// file of the certificate for TLS
-    #[argh(option)]
+    #[argh(option, from_str_fn(path))]
     pub tls_cert: Option<PathBuf>,
 
     /// file of its key
-    #[argh(option)]
+    #[argh(option, from_str_fn(path))]
     pub tls_key: Option<PathBuf>,
 
     /// file of the CAs of clients
-    #[argh(option)]
+    #[argh(option, from_str_fn(path))]
     pub tls_client_ca: Option<PathBuf>,
 
     /// names of permitted clients
@@ -108,7 +108,7 @@ pub struct Args {
     pub tls_client_name: Vec<String>,
 
     /// file of the tokens of callers
-    #[argh(option)]
+    #[argh(option, from_str_fn(path))]
     pub caller_tokens_file: Option<PathBuf>,
 
     /// whether they may come in plaintext
@@ -128,7 +128,7 @@ pub struct Args {
     pub keep_query: bool,
 
     /// file of authorization keys
-    #[argh(option)]
+    #[argh(option, from_str_fn(path))]
     pub auth_keys_file: Option<PathBuf>,
 
     /// headers with a token

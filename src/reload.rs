@@ -108,7 +108,9 @@ impl<T: Display> Inner<T> {
             Err(error) => {
                 let reason = error.to_string();
                 if state.stale.as_ref() != Some(&reason) {
-                    log::warn!("cannot read the {what}, the last ones hold {paths} error={reason}");
+                    log::warn!(
+                        "cannot read the {what}, the last ones hold; correct the file {paths} error={reason}"
+                    );
                 }
                 state.stale = Some(reason);
             }
@@ -183,7 +185,8 @@ fn read<T>(paths: &[PathBuf], max_file: u64, parse: &Parse<T>) -> io::Result<(Ar
 /// Opens without blocking: a FIFO would block until it has a writer, and the event loop
 /// with it.
 fn content(path: &Path, max_file: u64) -> io::Result<(Vec<u8>, Stamp)> {
-    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    let file = file.map_err(|error| advised(&error))?;
     let status = file.metadata()?;
     if !status.is_file() {
         return Err(io::Error::other("not a file but a directory, a FIFO or a device"));
@@ -194,6 +197,16 @@ fn content(path: &Path, max_file: u64) -> io::Result<(Vec<u8>, Stamp)> {
         return Err(io::Error::other(format!("larger than {} KiB", max_file / 1024)));
     }
     Ok((content, stamp(&status)))
+}
+
+/// An error of opening a file, with what to do about it.
+fn advised(error: &io::Error) -> io::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => "; mount it there, or name another",
+        io::ErrorKind::PermissionDenied => "; let the adapter's group read it",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("{error}{advice}"))
 }
 
 /// A text without the byte order mark that some editors begin it with.

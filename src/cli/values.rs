@@ -1,6 +1,7 @@
 //! Values of options: from text to what it stands for.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::frontends::envoy::ext_authz::settings::OnError;
@@ -86,7 +87,12 @@ pub(super) fn port_or_off(text: &str) -> Result<Option<u16>, String> {
 }
 
 pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| String::from("write an IP address"))
+    text.parse().map_err(|_| String::from("write an IP address, as in 10.0.0.1 or ::1, without a port"))
+}
+
+/// Parses a path. An empty one comes from a variable that is not set.
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err(String::from("write a path")) } else { Ok(text.into()) }
 }
 
 /// Parses the histogram's bounds.

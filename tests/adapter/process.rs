@@ -188,6 +188,22 @@ async fn checks_until(adapter: &Adapter, client: &Client, line: &str) {
 }
 
 #[test]
+fn an_empty_path_is_64() {
+    for option in
+        ["--volume", "--auth-keys-file", "--caller-tokens-file", "--tls-cert", "--tls-key", "--tls-client-ca"]
+    {
+        assert_refused(&run(&["0", option, ""]), 64, &format!("'{option}' with value '': write a path"));
+    }
+}
+
+#[test]
+fn what_to_do_about_a_file_of_keys_that_cannot_be_read_is_said() {
+    let output = run(&["0", "--volume=none", "--auth-keys-file=/nowhere"]);
+    assert_refused(&output, 66, "cannot read the keys in /nowhere: No such file");
+    assert_refused(&output, 66, "; mount it there, or name another");
+}
+
+#[test]
 fn a_volume_that_is_missing_or_a_file_is_73() {
     let scratch = Scratch::new();
     let (missing, file) = (scratch.path().join("missing"), scratch.path().join("file"));

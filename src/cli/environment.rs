@@ -68,11 +68,13 @@ fn add_option(words: &mut Vec<String>, option: Listed, value: &str) -> Result<()
         None if values::switch(value)? => words.push(name.into()),
         None => {}
         Some(_) if option.is_repeatable() => {
-            for part in value.split(SEPARATOR).map(str::trim) {
-                if !part.is_empty() {
-                    words.push(name.into());
-                    words.push(part.into());
-                }
+            let before = words.len();
+            for part in value.split(SEPARATOR).map(str::trim).filter(|part| !part.is_empty()) {
+                words.extend([name.into(), part.into()]);
+            }
+            // No names of clients would permit all of them.
+            if words.len() == before {
+                return Err("write at least one value, with commas between several".into());
             }
         }
         Some(_) => {
@@ -255,6 +257,9 @@ mod tests {
             ("MYGRPCADAPTER_METRICS_PORT", "http"),
             ("MYGRPCADAPTER_KEEP_QUERY", "maybe"),
             ("MYGRPCADAPTER_AUTH_DENIED_CODE", "none"),
+            // No name permits every name.
+            ("MYGRPCADAPTER_TLS_CLIENT_NAME", ","),
+            ("MYGRPCADAPTER_TLS_CLIENT_NAME", " "),
         ] {
             let Err(Early::Usage(text)) = read(&["--volume", "/v"], &[(name, value)]) else {
                 panic!("{name}={value} was taken")

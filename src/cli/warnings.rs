@@ -48,7 +48,7 @@ pub fn of(args: &Args, given: &Given) -> Vec<String> {
 }
 
 /// What options need to have an effect, and whether it is there.
-fn idle(args: &Args) -> [(bool, &'static [&'static str], &'static str); 5] {
+fn idle(args: &Args) -> [(bool, &'static [&'static str], &'static str); 6] {
     let rotates = args.rotate_size.is_some() || args.rotate_age.is_some();
     let is_401 = args.auth_missing_code.unwrap_or(401) == 401 || args.auth_denied_code == Some(401);
     [
@@ -68,6 +68,7 @@ fn idle(args: &Args) -> [(bool, &'static [&'static str], &'static str); 5] {
         ),
         (args.metrics_port.is_some(), &["--buckets", "--max-series", "--keep-query"], "a metrics port"),
         (!args.auth_denied_body.is_empty(), &["--auth-denied-content-type"], "--auth-denied-body"),
+        (args.caller_tokens_file.is_some(), &["--caller-tokens-without-tls"], "--caller-tokens-file"),
         (is_401, &["--auth-www-authenticate"], "a denial with status 401"),
     ]
 }
@@ -138,6 +139,10 @@ mod tests {
             (
                 &["--auth-keys-file=k", "--auth-missing-code=403", "--auth-www-authenticate=Bearer"],
                 "--auth-www-authenticate has no effect without a denial with status 401",
+            ),
+            (
+                &["--caller-tokens-without-tls"],
+                "--caller-tokens-without-tls has no effect without --caller-tokens-file",
             ),
             (&["--auth-header=a"], "--auth-header without --auth-keys-file: every check of Envoy is denied"),
             (&["--auth-audit-file=a"], "--auth-audit-file without --auth-keys-file: every"),

@@ -397,6 +397,8 @@ mod tests {
             (&["--drain-delay", "99999999999999999999s"], "500ms"),
             (&["--drain-delay", "18446744073709551615h"], "500ms"),
             (&["--drain-delay="], "500ms"),
+            (&["--drain-delay", "366d"], "at most 365d"),
+            (&["--address=[::1]"], "as in 10.0.0.1 or ::1, without a port"),
             (&["--version=1"], "1"),
             (&["--auth-remove-header=1"], "1"),
             (&["--address", "localhost"], "an IP address"),

@@ -52,7 +52,9 @@ fn size_unit(unit: &str) -> Option<u64> {
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match scaled(text, time_unit) {
         Some(millis @ 0..=31_536_000_000) => Ok(Duration::from_millis(millis)),
-        _ => Err(String::from("write a whole number and a unit, as in 500ms, 5s, 2m, 1h or 1d")),
+        _ => {
+            Err(String::from("write a whole number and a unit, as in 500ms, 5s, 2m, 1h or 1d; at most 365d"))
+        }
     }
 }
 

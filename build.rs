@@ -74,8 +74,10 @@ fn revision() -> String {
     if let Some(given) = std::env::var("REVISION").ok().filter(|r| !r.is_empty()) {
         return given;
     }
-    for watched in [".git/HEAD", ".git/logs/HEAD"] {
-        if Path::new(watched).exists() {
+    // Not beneath .git in a worktree of the repository.
+    for name in ["HEAD", "logs/HEAD"] {
+        let watched = output(Command::new("git").args(["rev-parse", "--git-path", name])).unwrap_or_default();
+        if Path::new(&watched).exists() {
             println!("cargo:rerun-if-changed={watched}");
         }
     }

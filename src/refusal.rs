@@ -110,6 +110,10 @@ impl Reason {
             Self::Queue => "; the volume is too slow, see --queue-timeout",
             Self::Deadline => "; raise it, as connection.timeout in a handler",
             Self::Denied => "; let the adapter's group write there",
+            Self::Full => "; free space",
+            Self::Limit => "; raise it, or set --rotate-size",
+            Self::ReadOnly | Self::Gone => "; mount it again, writable",
+            Self::Descriptors => "; name fewer files",
             _ => "",
         }
     }

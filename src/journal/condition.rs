@@ -156,7 +156,8 @@ impl Condition {
             }
         };
         if known != Some(failure.reason) {
-            log::error!("reports are refused reason={} {}", failure.reason.label(), failure.text);
+            let Refusal { reason, text, .. } = failure;
+            log::error!("reports are refused reason={} {text}{}", reason.label(), reason.remedy());
         }
         self.state = state;
         // Further failures do not postpone it.

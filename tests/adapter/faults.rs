@@ -150,6 +150,7 @@ async fn health_reports_a_full_volume_until_it_has_room_again() {
     assert_eq!(page.single("mygrpcadapter_reports_serving"), 0.0);
     assert_eq!(page.of("mygrpcadapter_write_errors_total", "reason", "full"), refused as f64);
     assert_eq!(adapter.times_logged("reports are refused reason=full").await, 1);
+    adapter.logged("No space left on device (os error 28); free space").await;
 
     // It must recover without any new report.
     std::fs::remove_file(&ballast).unwrap();
@@ -205,6 +206,7 @@ async fn a_deleted_volume_is_logged_and_used_again_when_it_is_back() {
     assert_eq!(report(&client, "after").await, Reply::default());
     assert_eq!(SHAPE.names(&adapter.read("out.txt")), ["after"]);
     assert_eq!(adapter.times_logged("reports are refused reason=gone").await, 1, "{:?}", adapter.log());
+    adapter.logged("; mount it again, writable").await;
     assert_eq!(adapter.files(), ["out.txt"], "the trial leaves nothing behind");
 }
 

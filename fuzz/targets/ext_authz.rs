@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use mygrpcadapter::frontends::envoy::ext_authz::audit::{self, MAX_RECORD};
 use mygrpcadapter::frontends::envoy::ext_authz::settings::Flags;
-use mygrpcadapter::frontends::envoy::ext_authz::without_body::{MAX_KEPT, WithoutBody};
+use mygrpcadapter::frontends::envoy::ext_authz::without_body::{MAX_KEPT, without_body};
 use mygrpcadapter::frontends::envoy::ext_authz::{Checked, ExtAuthz};
 use mygrpcadapter::pb::envoy::service::auth::v3::CheckRequest;
 use mygrpcadapter::policy::{Outcome, Policy, RuleFile, Verdict};
@@ -41,7 +41,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
         let method = request.and_then(|request| request.http).map(|http| http.method);
         assert_eq!(question.method, method.unwrap_or_default().as_bytes());
     }
-    let mut kept = WithoutBody::default();
+    let mut kept = without_body();
     let pushed = message.chunks(usize::from(*step) + 1).try_for_each(|piece| kept.push(piece).map(drop));
     let Ok(kept) = pushed.and_then(|()| kept.end()) else { return };
     assert!(kept.len() <= message.len().min(MAX_KEPT));

@@ -6,9 +6,11 @@
 //! | [`access_log`] | streams of access logs to lines |
 //! | [`otlp`] | OpenTelemetry's log records to lines |
 //! | [`log`] | shared by the two: files, counters, the journal |
+//! | [`partial`] | a message in pieces, without the fields that no one needs |
 
 pub mod access_log;
 pub mod ext_authz;
 pub mod files;
 pub mod log;
 pub mod otlp;
+pub mod partial;

@@ -8,7 +8,7 @@ use tonic::Status;
 use super::messages::{Arrival, Messages};
 use crate::frontends::envoy::ext_authz::Service;
 use crate::frontends::envoy::ext_authz::service::malformed;
-use crate::frontends::envoy::ext_authz::without_body::{MAX_KEPT, WithoutBody};
+use crate::frontends::envoy::ext_authz::without_body::{MAX_KEPT, without_body};
 use crate::refusal::Refusal;
 
 /// Judges the check of a call, of at most `most` bytes. An error concerns the call,
@@ -22,7 +22,7 @@ pub async fn judge(
         Arrival::Whole(message) => return Ok(service.answer(&message.bytes)),
         Arrival::Part(part) => part,
     };
-    let mut message = WithoutBody::default();
+    let mut message = without_body();
     while let Some(piece) = messages.piece(&mut part).await? {
         match message.push(&piece) {
             Ok(kept) => part.keep(kept, MAX_KEPT).await?,

@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 use super::budget::{Budget, FRAME, MAX_MESSAGE, Permit, Stream, Terms};
 use super::connection::Connection;
 use super::gzip;
+use crate::frontends::envoy::access_log::{IDENTIFIED, without_extensions};
 use crate::memory;
 use crate::message::Patience;
 
@@ -28,6 +29,8 @@ const HEAD: usize = 5;
 const ARRIVAL: Duration = Duration::from_secs(30);
 /// Before a message of this size is assembled, freed memory is returned to the system.
 const LARGE: usize = 96 * 1024;
+/// Kept bytes of a streamed message beyond which it needs room.
+const FEW: usize = 4 * 1024;
 /// Size limit of a compressed message: there is room for it and its unpacked form.
 const MAX_PACKED: usize = 1024 * 1024;
 /// Limit on the bytes of a DATA frame besides its data: its head and its padding.
@@ -182,18 +185,64 @@ where
             }
         }
         let (length, _) = self.head(most).await?;
+        let (bytes, permit) = if length > FRAME && self.is_identified().await? {
+            // Boxed: it comes once in a stream.
+            Box::pin(self.identified(length)).await?
+        } else {
+            let permit = self.room(length).await?;
+            (self.body(length).await?, permit)
+        };
+        Ok(Some(Message { bytes, patience: self.patience, held: permit }))
+    }
+
+    /// Whether the next message, which is not empty, begins with an identifier.
+    async fn is_identified(&mut self) -> Result<bool, Status> {
+        if self.start.is_empty() {
+            self.start = self.data().await?.ok_or_else(cut_short)?;
+        }
+        Ok(self.start.first() == Some(&IDENTIFIED))
+    }
+
+    /// Waits for room for a message of a stream.
+    async fn room(&mut self, length: usize) -> Result<Permit, Status> {
+        self.alarm = None;
         // It may be kept for long: a copy does not pin the shared read buffer. One copy
         // serves all messages of a frame.
         if !self.start.is_unique() {
             self.start = Bytes::copy_from_slice(&self.start);
         }
-        let permit = tokio::select! {
+        tokio::select! {
             biased;
-            permit = self.budget.next(length, &self.connection) => permit?,
-            () = self.connection.gone() => return Err(Status::cancelled("the connection is gone")),
-        };
-        let bytes = self.body(length).await?;
-        Ok(Some(Message { bytes, patience: self.patience, held: permit }))
+            permit = self.budget.next(length, &self.connection) => permit,
+            () = self.connection.gone() => Err(Status::cancelled("the connection is gone")),
+        }
+    }
+
+    /// Receives a message that begins with an identifier. Nearly all of that is dropped
+    /// as it arrives, so it waits for room only if there is more to be kept.
+    async fn identified(&mut self, length: usize) -> Result<(Bytes, Permit), Status> {
+        let (mut kept, mut left, mut permit) = (without_extensions(), length, None);
+        loop {
+            if permit.is_none() && (left == 0 || kept.kept() >= FEW) {
+                permit = Some(self.room(kept.kept() + left).await?);
+                if left >= LARGE {
+                    memory::give_back();
+                }
+                kept.reserve(left);
+            }
+            if left == 0
+                && let Some(permit) = permit
+            {
+                self.alarm = None;
+                return Ok((kept.into_kept().into(), permit));
+            }
+            if self.start.is_empty() {
+                self.start = self.data().await?.ok_or_else(cut_short)?;
+            }
+            let piece = self.start.split_to(self.start.len().min(left).min(FEW));
+            left -= piece.len();
+            kept.push(&piece).map_err(|_| cut_short())?;
+        }
     }
 
     /// The length of the next message, some of whose bytes may have arrived, and

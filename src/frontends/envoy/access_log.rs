@@ -15,6 +15,7 @@ use records::protobuf::wire::Malformed;
 use records::render::{bound, go};
 
 use super::log::{GROWTH, HTTP, Log, MALFORMED, MAX_RENDERED, TCP, TOO_LONG};
+use super::partial::{Action, Partial, Rules};
 use crate::histogram::{Histogram, Observation, Observations};
 use crate::journal::{Destination, Journal, OnStall};
 use crate::memory;
@@ -26,6 +27,33 @@ use crate::render::Format;
 /// Approximate rendered bytes of one append; a message that renders to more is appended
 /// in several parts.
 const PART: usize = 128 * 1024;
+
+/// All but the names of Envoy's extensions, which are nearly all of an identifier.
+static RULES: Rules = Rules { action, max_kept: MAX_MESSAGE, keeps_malformed: true };
+
+/// No message is longer.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// The fields around these names.
+const IDENTIFIER: i32 = 1;
+const NODE: i32 = 1;
+const EXTENSIONS: i32 = 9;
+
+/// The first byte of a message that begins with an identifier.
+pub const IDENTIFIED: u8 = (IDENTIFIER as u8) << 3 | 2;
+
+/// A message of which nothing was received, to be kept without these names.
+pub fn without_extensions() -> Partial {
+    Partial::new(&RULES)
+}
+
+fn action(depth: usize, number: i32) -> Action {
+    match (depth, number) {
+        (0, IDENTIFIER) | (1, NODE) => Action::Enter,
+        (2, EXTENSIONS) => Action::Drop,
+        _ => Action::Keep,
+    }
+}
 
 /// One stream: its sender, and the destination of its lines.
 #[derive(Debug)]
@@ -268,6 +296,62 @@ impl<'s> Part<'s> {
         log.histogram.add(&self.observations);
         for (reason, count) in self.skipped.iter().enumerate() {
             log.skipped.at(reason).add(*count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Said = (Identifier, Vec<Vec<u8>>, Option<Malformed>);
+
+    /// What a message says, if it is one.
+    fn read(bytes: &[u8]) -> Result<Said, Malformed> {
+        let message = message::Message::read(bytes)?;
+        let (mut entries, mut malformed) = (Vec::new(), None);
+        for entry in message.entries() {
+            match entry {
+                Ok((_, entry)) => entries.push(entry.to_vec()),
+                Err(error) => malformed = Some(error),
+            }
+        }
+        Ok((message.identifier()?, entries, malformed))
+    }
+
+    fn kept(bytes: &[u8], step: usize) -> Vec<u8> {
+        let mut partial = without_extensions();
+        bytes.chunks(step).for_each(|piece| assert!(partial.push(piece).is_ok()));
+        partial.into_kept()
+    }
+
+    fn first() -> Vec<u8> {
+        let path = "/tests/captures/envoy/als-http/01-get-first-with-identifier.bin";
+        std::fs::read([env!("CARGO_MANIFEST_DIR"), path].concat()).unwrap()
+    }
+
+    #[test]
+    fn a_message_says_the_same_without_extensions_and_is_short() {
+        let bytes = first();
+        for step in [1, 7, 4_096, 16_379, 100_000] {
+            let kept = kept(&bytes, step);
+            assert!(read(&kept) == read(&bytes), "in steps of {step}");
+            assert!(read(&kept).is_ok() && kept.len() < 2_048, "{} bytes in steps of {step}", kept.len());
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_cut_or_damaged_says_no_more_without_extensions() {
+        let bytes = first();
+        for end in (0..bytes.len()).step_by(61) {
+            assert!(read(&kept(&bytes[..end], 4_096)).ok() == read(&bytes[..end]).ok(), "cut at {end}");
+        }
+        // The start and the end: what is between are extensions.
+        for at in (0..600).chain(bytes.len() - 1_000..bytes.len()) {
+            for value in [0, 0x0b, 0x4b, 0x7f, 0xff, bytes[at] ^ 1] {
+                let damaged = [&bytes[..at], &[value], &bytes[at + 1..]].concat();
+                assert!(read(&kept(&damaged, 4_096)).ok() == read(&damaged).ok(), "{value} at {at}");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use mygrpcadapter::frontends::envoy::ext_authz::ExtAuthz;
 use mygrpcadapter::frontends::envoy::ext_authz::audit::{self, MAX_RECORD};
 use mygrpcadapter::frontends::envoy::ext_authz::question::{Kind, Question};
-use mygrpcadapter::frontends::envoy::ext_authz::without_body::{MAX_KEPT, WithoutBody};
+use mygrpcadapter::frontends::envoy::ext_authz::without_body::{MAX_KEPT, without_body};
 use mygrpcadapter::policy::{Outcome, Token, Verdict};
 use mygrpcadapter::render::Format;
 use proptest::collection::vec;
@@ -67,7 +67,7 @@ fn must_be_harmless(message: &[u8], step: usize) {
             must_be_a_record(format, &checked.question, checked.verdict);
         }
     }
-    let mut kept = WithoutBody::default();
+    let mut kept = without_body();
     let taken = message.chunks(step).try_for_each(|piece| kept.push(piece).map(drop));
     let Ok(kept) = taken.and_then(|()| kept.end()) else { return };
     assert!(kept.len() <= message.len().min(MAX_KEPT));

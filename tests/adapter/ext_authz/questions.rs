@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use mygrpcadapter::frontends::envoy::ext_authz::question::{Kind, Question};
 use mygrpcadapter::frontends::envoy::ext_authz::settings::MAX_AUTH_HEADERS;
-use mygrpcadapter::frontends::envoy::ext_authz::without_body::WithoutBody;
+use mygrpcadapter::frontends::envoy::ext_authz::without_body::without_body;
 use mygrpcadapter::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
 use mygrpcadapter::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, HeaderMap, HeaderValue};
 use mygrpcadapter::policy::{Token, Verdict};
@@ -79,7 +79,7 @@ fn bearer(value: &[u8]) -> &[u8] {
 
 /// The kept part of a message received in pieces.
 fn in_pieces(message: &[u8], step: usize) -> Vec<u8> {
-    let mut kept = WithoutBody::default();
+    let mut kept = without_body();
     message.chunks(step).for_each(|piece| assert!(kept.push(piece).is_ok()));
     kept.end().unwrap()
 }
@@ -261,7 +261,7 @@ fn ten_thousand_headers_are_read_and_ten_million_bytes_of_them_are_not() {
     let long = HttpRequest { path: "/".repeat(1 << 20), ..http(&[(TOKEN, "abc")]) };
     let message = check(Some(long), "");
     assert_eq!(authorizer.check(&message).unwrap().verdict, Verdict::Key);
-    assert!(WithoutBody::default().push(&message).is_err());
+    assert!(without_body().push(&message).is_err());
 }
 
 fn text() -> impl Strategy<Value = String> {

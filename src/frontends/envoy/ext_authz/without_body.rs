@@ -1,73 +1,17 @@
-//! Receives a CheckRequest in pieces, without the parts that no verdict needs: the body
-//! of the request it describes, metadata, and unknown fields.
-//!
-//! The kept bytes are a CheckRequest again, so that there is one reader. When a field
-//! is left out, the lengths of the enclosing messages are rewritten in place, without
-//! changing their size.
-
-use records::protobuf::wire::{Malformed, Reader, WireType};
+//! Receives a CheckRequest without the parts that no verdict needs: the body of the
+//! request it describes, metadata, and unknown fields.
 
 use super::question::field;
+use crate::frontends::envoy::partial::{Action, Partial, Rules};
 
 /// Limit on the kept bytes: several times Envoy's limit on headers.
 pub const MAX_KEPT: usize = 512 * 1024;
-/// Kept bytes of most messages, and of almost all.
-const USUAL: [usize; 2] = [4 * 1024, 16 * 1024];
-/// The depth of the parsed messages: attributes, request, http.
-const MAX_DEPTH: usize = 3;
 
-/// The state of a partially received message.
-#[derive(Debug, Default)]
-pub struct WithoutBody {
-    kept: Vec<u8>,
-    /// The start of an incomplete tag in `kept`.
-    header: usize,
-    /// The number of bytes consumed.
-    taken: u64,
-    /// The treatment of the current field's content, and how many of its bytes are
-    /// missing.
-    content: Content,
-    /// The messages around the next field, the innermost last.
-    around: [Around; MAX_DEPTH],
-    depth: usize,
-}
+static RULES: Rules = Rules { action, max_kept: MAX_KEPT, keeps_malformed: false };
 
-#[derive(Clone, Copy, Debug, Default)]
-enum Content {
-    #[default]
-    None,
-    Keep(u64),
-    Drop(u64),
-}
-
-/// An open message.
-#[derive(Clone, Copy, Debug, Default)]
-struct Around {
-    /// Its end, in the units of `taken`.
-    end: u64,
-    /// The length of its kept part.
-    length: u64,
-    /// The offset of that length in `kept`, and its size in bytes.
-    at: usize,
-    width: usize,
-}
-
-/// A field's number, and the length of its content.
-struct Header {
-    field: i32,
-    length: u64,
-    /// Whether it is length-delimited.
-    bytes: bool,
-    /// The length of the tag in bytes.
-    tag: usize,
-}
-
-/// The treatment of a field.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Action {
-    Enter,
-    Keep,
-    Drop,
+/// A CheckRequest of which nothing was received.
+pub fn without_body() -> Partial {
+    Partial::new(&RULES)
 }
 
 /// The treatment of a field in a message at this depth.
@@ -81,148 +25,12 @@ fn action(depth: usize, number: i32) -> Action {
     }
 }
 
-impl WithoutBody {
-    /// Consumes the next piece of the message. Returns the bytes of memory in use.
-    pub fn push(&mut self, mut piece: &[u8]) -> Result<usize, Malformed> {
-        while let Some((first, rest)) = piece.split_first() {
-            piece = match self.content {
-                Content::None => {
-                    self.keep(&[*first])?;
-                    self.taken += 1;
-                    self.begin()?;
-                    rest
-                }
-                Content::Keep(left) => {
-                    let (part, after) = split(piece, left);
-                    self.keep(part)?;
-                    self.content = Content::Keep(left - part.len() as u64);
-                    self.pass(part.len());
-                    after
-                }
-                Content::Drop(left) => {
-                    let (part, after) = split(piece, left);
-                    self.content = Content::Drop(left - part.len() as u64);
-                    self.pass(part.len());
-                    after
-                }
-            };
-        }
-        Ok(self.kept.capacity())
-    }
-
-    fn keep(&mut self, part: &[u8]) -> Result<(), Malformed> {
-        let length = self.kept.len() + part.len();
-        if length > MAX_KEPT {
-            return Err(Malformed::Length);
-        }
-        if length > self.kept.capacity() {
-            let capacity = USUAL.into_iter().find(|usual| length <= *usual).unwrap_or(MAX_KEPT);
-            self.kept.reserve_exact(capacity - self.kept.len());
-        }
-        self.kept.extend_from_slice(part);
-        Ok(())
-    }
-
-    /// Ends the message and returns its kept part.
-    pub fn end(self) -> Result<Vec<u8>, Malformed> {
-        let whole = self.depth == 0 && self.header == self.kept.len();
-        match self.content {
-            Content::None if whole => Ok(self.kept),
-            _ => Err(Malformed::Truncated),
-        }
-    }
-
-    /// Starts a field, if its tag and length are complete.
-    fn begin(&mut self) -> Result<(), Malformed> {
-        let header = match header(&self.kept[self.header..]) {
-            Ok(header) => header,
-            Err(Malformed::Truncated) => return self.within(self.taken),
-            Err(malformed) => return Err(malformed),
-        };
-        self.within(self.taken.saturating_add(header.length))?;
-        match action(self.depth, header.field) {
-            Action::Enter if header.bytes => self.enter(&header),
-            Action::Drop => self.leave_out(&header),
-            _ => self.content = Content::Keep(header.length),
-        }
-        self.pass(0);
-        Ok(())
-    }
-
-    /// Fails unless the innermost message extends to `end`.
-    fn within(&self, end: u64) -> Result<(), Malformed> {
-        let around = self.around[..self.depth].last();
-        if around.is_some_and(|around| end > around.end) { Err(Malformed::Truncated) } else { Ok(()) }
-    }
-
-    fn enter(&mut self, header: &Header) {
-        let at = self.header + header.tag;
-        let (end, width) = (self.taken + header.length, self.kept.len() - at);
-        self.around[self.depth] = Around { end, length: header.length, at, width };
-        self.depth += 1;
-        self.header = self.kept.len();
-    }
-
-    fn leave_out(&mut self, header: &Header) {
-        let less = (self.kept.len() - self.header) as u64 + header.length;
-        self.kept.truncate(self.header);
-        self.content = Content::Drop(header.length);
-        for around in &mut self.around[..self.depth] {
-            around.length -= less;
-            write_varint(&mut self.kept[around.at..][..around.width], around.length);
-        }
-    }
-
-    /// Consumes bytes of content; ends the field, and the messages that end with it.
-    fn pass(&mut self, bytes: usize) {
-        self.taken += bytes as u64;
-        if let Content::Keep(1..) | Content::Drop(1..) = self.content {
-            return;
-        }
-        self.content = Content::None;
-        self.header = self.kept.len();
-        while self.around[..self.depth].last().is_some_and(|around| around.end == self.taken) {
-            self.depth -= 1;
-        }
-    }
-}
-
-/// At most `left` bytes, and the rest.
-fn split(piece: &[u8], left: u64) -> (&[u8], &[u8]) {
-    piece.split_at(usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()))
-}
-
-/// Reads a tag and the length of its content.
-fn header(bytes: &[u8]) -> Result<Header, Malformed> {
-    let mut reader = Reader::new(bytes);
-    let tag = reader.tag()?.ok_or(Malformed::Truncated)?;
-    let length = match tag.wire {
-        WireType::Varint => reader.varint().map(|_| 0)?,
-        WireType::Fixed64 => 8,
-        WireType::Fixed32 => 4,
-        WireType::Bytes => reader.varint()?,
-        WireType::StartGroup | WireType::EndGroup => return Err(Malformed::WireType),
-    };
-    if length > i64::MAX as u64 {
-        return Err(Malformed::Length);
-    }
-    let width = bytes.iter().take_while(|byte| **byte >= 0x80).count() + 1;
-    Ok(Header { field: tag.field, length, bytes: tag.wire == WireType::Bytes, tag: width })
-}
-
-/// Overwrites a number with one that is not larger.
-fn write_varint(place: &mut [u8], mut value: u64) {
-    let Some((last, rest)) = place.split_last_mut() else { return };
-    for byte in rest {
-        *byte = value as u8 | 0x80;
-        value >>= 7;
-    }
-    *last = value as u8;
-}
-
 #[cfg(test)]
 mod tests {
+    use records::protobuf::wire::Malformed;
+
     use super::*;
+    use crate::frontends::envoy::partial::USUAL;
 
     fn message(field: u8, content: &[u8]) -> Vec<u8> {
         let length = content.len();
@@ -237,7 +45,7 @@ mod tests {
     }
 
     fn kept(bytes: &[u8], step: usize) -> Result<Vec<u8>, Malformed> {
-        let mut message = WithoutBody::default();
+        let mut message = without_body();
         for piece in bytes.chunks(step) {
             message.push(piece)?;
         }
@@ -287,16 +95,16 @@ mod tests {
     fn what_is_kept_takes_the_same_memory_however_large_the_body() {
         let before = message(2, b"GET");
         for body in [0, 100, 10_000, 16_000] {
-            let mut kept = WithoutBody::default();
-            kept.push(&request(&[&*before, &message(11, &vec![b'b'; body])].concat())).unwrap();
-            assert_eq!(kept.kept.capacity(), USUAL[0], "{body}");
+            let mut kept = without_body();
+            let taken = kept.push(&request(&[&*before, &message(11, &vec![b'b'; body])].concat())).unwrap();
+            assert_eq!(taken, USUAL[0], "{body}");
         }
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
         let header = message(3, &[b'a'; 8_000]);
-        let mut message = WithoutBody::default();
+        let mut message = without_body();
         let length = MAX_KEPT as u64 * 2;
         let varint = |value: u64| -> Vec<u8> {
             (0..5).map(|at| (value >> (7 * at)) as u8 & 0x7f | if at < 4 { 0x80 } else { 0 }).collect()
@@ -307,6 +115,6 @@ mod tests {
         }
         let outcome = (0..length / 8_000).try_for_each(|_| message.push(&header).map(drop));
         assert_eq!(outcome, Err(Malformed::Length));
-        assert!(message.kept.capacity() <= MAX_KEPT);
+        assert!(message.push(&[]).unwrap() <= MAX_KEPT);
     }
 }

@@ -7,6 +7,7 @@ mod lifetime;
 mod limits;
 mod socket;
 pub mod tls;
+mod turns;
 
 use std::convert::Infallible;
 use std::error::Error;

@@ -64,7 +64,7 @@ pub(super) struct Open {
 
 impl Open {
     pub(super) fn new(connection: Connection, limits: &Limits, place: OwnedSemaphorePermit) -> Self {
-        limits.open.0.increment();
+        limits.open.open.increment();
         let (counted, budget) = (Arc::clone(&limits.open), Arc::clone(&limits.budget));
         Self { connection: Arc::new(connection), counted, budget, _place: place }
     }
@@ -73,7 +73,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.connection.end();
-        self.counted.0.decrement();
+        self.counted.open.decrement();
         self.budget.closed();
     }
 }
@@ -163,7 +163,7 @@ pub(super) async fn serve_connection<M, S, B>(
     let connection = &counted.connection;
     let deadline = Instant::now() + PREFACE_TIMEOUT;
     let Some(stream) = tls::secure(limits.tls, stream, connection.peer, deadline).await else { return };
-    let socket = Socket::new(stream, Arc::clone(connection), limits.told, open);
+    let socket = Socket::new(stream, Arc::clone(connection), limits.told, limits.open);
     let streams = streams(open);
     let http = http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(streams)

@@ -4,17 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::tls::Tls;
+use super::turns::Turns;
 use crate::grpc::budget::Budget;
 use crate::metrics::{Export, Gauge, Page};
 use crate::once::Once;
 
-/// The number of open connections.
+/// The open connections.
 #[derive(Debug, Default)]
-pub struct Connections(pub(super) Gauge);
+pub struct Connections {
+    /// Their number.
+    pub(super) open: Gauge,
+    /// What they read.
+    pub(super) turns: Arc<Turns>,
+}
 
 impl Export for Connections {
     fn export(&self, page: &mut Page, _: usize) -> Option<usize> {
-        page.gauge("mygrpcadapter_connections", "gRPC connections open.", self.0.get() as f64);
+        page.gauge("mygrpcadapter_connections", "gRPC connections open.", self.open.get() as f64);
         None
     }
 }
@@ -22,7 +28,7 @@ impl Export for Connections {
 /// Limits of a server.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The gauge of open connections.
+    /// The open connections.
     pub open: Arc<Connections>,
     /// Returns memory to the system after many connections have closed.
     pub budget: Arc<Budget>,

@@ -9,15 +9,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::limits::Connections;
 use super::tls::Stream;
 use crate::grpc::connection::Connection;
 use crate::once::Once;
 
-/// Bytes that all connections together may read before the handlers run, and the
-/// limits per connection. Bytes just read are in memory, but not yet in any budget.
-const TURNS: usize = 512 * 1024;
-const MIN_TURN: usize = 8 * 1024;
-const MAX_TURN: usize = 64 * 1024;
+/// Bytes that a connection may read before the handlers run.
+const TURN: usize = 64 * 1024;
 /// Limit on bytes that belong to no message (pings, settings, cancelled calls) in one
 /// interval: a quarter of a million pings.
 const MAX_USELESS: usize = 4 * 1024 * 1024;
@@ -35,19 +33,33 @@ pub(super) struct Socket {
     connection: Arc<Connection>,
     /// Peers that were logged.
     told: Arc<Once>,
-    /// Bytes read in this turn, and their limit.
-    turn: usize,
-    max_turn: usize,
+    all: Arc<Connections>,
+    /// Bytes read in this turn.
+    read: usize,
     /// Start of the interval, and the useless bytes counted before it.
     interval: Instant,
     useless: usize,
 }
 
 impl Socket {
-    /// The socket of one of `open` connections.
-    pub(super) fn new(stream: Stream, connection: Arc<Connection>, told: Arc<Once>, open: usize) -> Self {
-        let max_turn = (TURNS / open.max(1)).clamp(MIN_TURN, MAX_TURN);
-        Self { stream, connection, told, turn: 0, max_turn, interval: Instant::now(), useless: 0 }
+    /// The socket of a connection.
+    pub(super) fn new(
+        stream: Stream,
+        connection: Arc<Connection>,
+        told: Arc<Once>,
+        all: Arc<Connections>,
+    ) -> Self {
+        Self { stream, connection, told, all, read: 0, interval: Instant::now(), useless: 0 }
+    }
+
+    /// Whether it may be read in this turn; if not, its task runs again in the next.
+    fn has_turn(&mut self, context: &Context<'_>) -> bool {
+        if self.read >= TURN {
+            self.read = 0;
+            context.waker().wake_by_ref();
+            return false;
+        }
+        self.all.turns.has_room(context.waker())
     }
 
     /// Logs a peer that does not speak HTTP/2: Envoy speaks HTTP/1 if the Service's port
@@ -105,9 +117,7 @@ impl AsyncRead for Socket {
         if self.connection.is_full(context.waker()) {
             return Poll::Pending;
         }
-        if self.turn >= self.max_turn {
-            self.turn = 0;
-            context.waker().wake_by_ref();
+        if !self.has_turn(context) {
             return Poll::Pending;
         }
         let before = out.filled().len();
@@ -115,15 +125,16 @@ impl AsyncRead for Socket {
         let read = out.filled().len() - before;
         // h2 drops the calls that it has not handed out yet when it sees the end: it sees
         // that in a turn of its own.
-        if read == 0 && self.turn > 0 && outcome.is_ready() {
-            self.turn = 0;
+        if read == 0 && self.read > 0 && outcome.is_ready() {
+            self.read = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         if self.connection.total() == 0 {
             self.look_at_first(&out.filled()[before..]);
         }
-        self.turn = if outcome.is_pending() { 0 } else { self.turn + read };
+        self.read = if outcome.is_pending() { 0 } else { self.read + read };
+        self.all.turns.took(read);
         self.connection.received(read);
         match self.check_use() {
             Ok(()) => outcome,

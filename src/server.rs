@@ -3,6 +3,7 @@
 //! hyper's HTTP/2 server is driven directly. tonic's transport would add an unused
 //! router, and its shutdown has no deadline.
 
+mod frames;
 mod lifetime;
 mod limits;
 mod socket;

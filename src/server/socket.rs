@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::Frames;
 use super::limits::Connections;
 use super::tls::Stream;
 use crate::grpc::connection::Connection;
@@ -16,6 +17,9 @@ use crate::once::Once;
 
 /// Bytes that a connection may read before the handlers run.
 const TURN: usize = 64 * 1024;
+/// With more connections than these, large read buffers are freed: with fewer, it would
+/// cost more than it saves.
+const FEW: u64 = 64;
 /// Limit on bytes that belong to no message (pings, settings, cancelled calls) in one
 /// interval: a quarter of a million pings.
 const MAX_USELESS: usize = 4 * 1024 * 1024;
@@ -34,6 +38,7 @@ pub(super) struct Socket {
     /// Peers that were logged.
     told: Arc<Once>,
     all: Arc<Connections>,
+    frames: Frames,
     /// Bytes read in this turn.
     read: usize,
     /// Start of the interval, and the useless bytes counted before it.
@@ -49,7 +54,8 @@ impl Socket {
         told: Arc<Once>,
         all: Arc<Connections>,
     ) -> Self {
-        Self { stream, connection, told, all, read: 0, interval: Instant::now(), useless: 0 }
+        let frames = Frames::default();
+        Self { stream, connection, told, all, frames, read: 0, interval: Instant::now(), useless: 0 }
     }
 
     /// Whether it may be read in this turn; if not, its task runs again in the next.
@@ -135,6 +141,10 @@ impl AsyncRead for Socket {
         }
         self.read = if outcome.is_pending() { 0 } else { self.read + read };
         self.all.turns.took(read);
+        if outcome.is_pending() && self.all.open.get() > FEW && self.frames.fill(out) {
+            return Poll::Ready(Ok(()));
+        }
+        self.frames.read(&out.filled()[before..], out.remaining());
         self.connection.received(read);
         match self.check_use() {
             Ok(()) => outcome,

@@ -26,10 +26,9 @@ const MIB: usize = 1 << 20;
 /// Memory that the adapter needs with default flags, under any load.
 const BOUND: usize = 28 * MIB;
 /// Memory for 500 sidecars with two busy workers each.
-const MESH: usize = 96 * MIB;
-/// Memory of an idle connection with an open stream, in KiB: mostly buffers of h2, which
-/// keep the size of the largest frame.
-const EACH: usize = 50;
+const MESH: usize = 64 * MIB;
+/// Memory of an idle connection with an open stream, in KiB: mostly buffers of h2.
+const EACH: usize = 40;
 /// Memory that it needs for one report at a time.
 const SMALLEST: usize = 16 * MIB;
 /// Memory that it may keep after the largest load, in KiB.

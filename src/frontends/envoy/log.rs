@@ -101,7 +101,7 @@ impl Export for Log {
         );
         page.counter(
             "mygrpcadapter_access_log_overflow_total",
-            "Streams and requests whose lines went to the common file.",
+            "Streams, and resources of exports, whose lines went to the common file.",
             &self.files.overflowed,
         );
         None

@@ -24,7 +24,7 @@ const TRACESPAN: &str = "/tracespan.HandleTraceSpanService/HandleTraceSpan";
 
 const MIB: usize = 1 << 20;
 /// Memory that the adapter needs with default flags, under any load.
-const BOUND: usize = 28 * MIB;
+const BOUND: usize = 32 * MIB;
 /// Memory for 500 sidecars with two busy workers each.
 const MESH: usize = 64 * MIB;
 /// Memory of an idle connection with an open stream, in KiB: mostly buffers of h2.

@@ -4,6 +4,8 @@
 //! message in a buffer that grows by doubling. Here the buffer has the message's
 //! length, or there is no copy if the message came in one frame.
 
+mod streamed;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +21,6 @@ use tonic::{Code, Status};
 use super::budget::{Budget, FRAME, MAX_MESSAGE, Permit, Stream, Terms};
 use super::connection::Connection;
 use super::gzip;
-use crate::frontends::envoy::access_log::{IDENTIFIED, without_extensions};
 use crate::memory;
 use crate::message::Patience;
 
@@ -29,8 +30,6 @@ const HEAD: usize = 5;
 const ARRIVAL: Duration = Duration::from_secs(30);
 /// Before a message of this size is assembled, freed memory is returned to the system.
 const LARGE: usize = 96 * 1024;
-/// Kept bytes of a streamed message beyond which it needs room.
-const FEW: usize = 4 * 1024;
 /// Size limit of a compressed message: there is room for it and its unpacked form.
 const MAX_PACKED: usize = 1024 * 1024;
 /// Limit on the bytes of a DATA frame besides its data: its head and its padding.
@@ -138,9 +137,7 @@ where
             self.budget.passed(part.length);
             return self.end().await.map(|()| None);
         }
-        if self.start.is_empty() {
-            self.start = self.data().await?.ok_or_else(cut_short)?;
-        }
+        self.more().await?;
         let piece = self.start.split_to(self.start.len().min(part.left));
         part.left -= piece.len();
         Ok(Some(piece))
@@ -155,94 +152,6 @@ where
             return Err(Status::internal("a request without a message"));
         }
         Ok((permit, self.head(most).await?))
-    }
-
-    /// The next message of a client stream, of at most `most` bytes; `None` at its end,
-    /// or between messages once `closing` is set.
-    ///
-    /// Before a message starts, the stream has no timer and no permit. Then it waits
-    /// for room as long as its connection lasts. It does not count towards the
-    /// connection's back-pressure: other calls on the connection continue.
-    pub async fn next(
-        &mut self,
-        most: usize,
-        closing: &mut watch::Receiver<bool>,
-    ) -> Result<Option<Message>, Status> {
-        while self.start.is_empty() {
-            let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context));
-            let frame = tokio::select! {
-                biased;
-                frame = frame => frame,
-                Ok(_) = closing.wait_for(|closing| *closing) => None,
-            };
-            let Some(frame) = frame else { return Ok(None) };
-            match frame.map_err(failed)?.into_data() {
-                Ok(data) => {
-                    self.count_data(data.len());
-                    self.push(data);
-                }
-                Err(_) => return Ok(None),
-            }
-        }
-        let (length, _) = self.head(most).await?;
-        let (bytes, permit) = if length > FRAME && self.is_identified().await? {
-            // Boxed: it comes once in a stream.
-            Box::pin(self.identified(length)).await?
-        } else {
-            let permit = self.room(length).await?;
-            (self.body(length).await?, permit)
-        };
-        Ok(Some(Message { bytes, patience: self.patience, held: permit }))
-    }
-
-    /// Whether the next message, which is not empty, begins with an identifier.
-    async fn is_identified(&mut self) -> Result<bool, Status> {
-        if self.start.is_empty() {
-            self.start = self.data().await?.ok_or_else(cut_short)?;
-        }
-        Ok(self.start.first() == Some(&IDENTIFIED))
-    }
-
-    /// Waits for room for a message of a stream.
-    async fn room(&mut self, length: usize) -> Result<Permit, Status> {
-        self.alarm = None;
-        // It may be kept for long: a copy does not pin the shared read buffer. One copy
-        // serves all messages of a frame.
-        if !self.start.is_unique() {
-            self.start = Bytes::copy_from_slice(&self.start);
-        }
-        tokio::select! {
-            biased;
-            permit = self.budget.next(length, &self.connection) => permit,
-            () = self.connection.gone() => Err(Status::cancelled("the connection is gone")),
-        }
-    }
-
-    /// Receives a message that begins with an identifier. Nearly all of that is dropped
-    /// as it arrives, so it waits for room only if there is more to be kept.
-    async fn identified(&mut self, length: usize) -> Result<(Bytes, Permit), Status> {
-        let (mut kept, mut left, mut permit) = (without_extensions(), length, None);
-        loop {
-            if permit.is_none() && (left == 0 || kept.kept() >= FEW) {
-                permit = Some(self.room(kept.kept() + left).await?);
-                if left >= LARGE {
-                    memory::give_back();
-                }
-                kept.reserve(left);
-            }
-            if left == 0
-                && let Some(permit) = permit
-            {
-                self.alarm = None;
-                return Ok((kept.into_kept().into(), permit));
-            }
-            if self.start.is_empty() {
-                self.start = self.data().await?.ok_or_else(cut_short)?;
-            }
-            let piece = self.start.split_to(self.start.len().min(left).min(FEW));
-            left -= piece.len();
-            kept.push(&piece).map_err(|_| cut_short())?;
-        }
     }
 
     /// The length of the next message, some of whose bytes may have arrived, and
@@ -306,6 +215,14 @@ where
             self.start = data;
         }
         Ok(message.into())
+    }
+
+    /// Waits for bytes of an incomplete message, unless some have arrived.
+    async fn more(&mut self) -> Result<(), Status> {
+        if self.start.is_empty() {
+            self.start = self.data().await?.ok_or_else(cut_short)?;
+        }
+        Ok(())
     }
 
     /// Waits for the first bytes; `false` at the end of the body.
